@@ -1,0 +1,60 @@
+"""equipoise: balance the experts of Mixture-of-Experts models over GPUs.
+
+``plan(load, cluster)`` says how many replicas each expert gets and which GPU holds each, with a proven bound on how much
+better any placement could be. ``rebalance_experts`` is DeepSeek's call, with a better planner behind it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from equipoise.cluster import Cluster as Cluster
+    from equipoise.errors import EquipoiseError as EquipoiseError
+    from equipoise.placement import ABSENT as ABSENT
+    from equipoise.placement import Placement as Placement
+    from equipoise.planning.dropin import rebalance_experts as rebalance_experts
+    from equipoise.planning.planner import Plan as Plan
+    from equipoise.planning.planner import plan as plan
+    from equipoise.planning.published import balanced_packing as balanced_packing
+    from equipoise.trace import LoadTrace as LoadTrace
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ABSENT": "placement",
+    "Cluster": "cluster",
+    "EquipoiseError": "errors",
+    "LoadTrace": "trace",
+    "Placement": "placement",
+    "Plan": "planning.planner",
+    "balanced_packing": "planning.published",
+    "plan": "planning.planner",
+    "rebalance_experts": "planning.dropin",
+}
+
+__all__ = [
+    "ABSENT",
+    "Cluster",
+    "EquipoiseError",
+    "LoadTrace",
+    "Placement",
+    "Plan",
+    "balanced_packing",
+    "plan",
+    "rebalance_experts",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used: compiled parts cost half a second to import."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'equipoise' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"equipoise.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,366 @@
+"""Read recorded loads from the plain formats, told apart by content; write our own.
+
+What each format may hold is described in docs/load-files.md. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from equipoise.errors import FileError, MissingExtraError
+from equipoise.files.atomic import whole_file
+
+_KNOWN = "equipoise reads .npz, .npy, .csv, .json and .pt"
+_CHUNK_ROWS = 200_000
+
+
+@dataclass(frozen=True)
+class FoundLoad:
+    """What a file held: the load, 2-D or 3-D and unchecked, and the names that came with it."""
+
+    load: npt.NDArray[Any]
+    layer_ids: tuple[int, ...] = ()
+    labels: tuple[str, ...] | None = None
+
+
+def read_load(path: str | os.PathLike[str] | BinaryIO) -> FoundLoad:
+    """Read a load from a path, ``-`` (standard input) or a binary stream.
+
+    Raises
+    ------
+    FileError, MissingExtraError
+        As described for :meth:`equipoise.LoadTrace.read`.
+    """
+    with _opened(path) as (file, name):
+        head = file.read(4096)
+        file.seek(0)
+        if not head.strip():
+            raise FileError(f"{name} is empty", "a load file holds at least one layer", "record it again")
+        try:
+            found = _reader_of(head, name)(file, name)
+        except (MemoryError, OverflowError) as error:
+            raise FileError(f"{name} claims more than memory holds", "it must fit", "record fewer steps") from error
+        found.load.setflags(write=False)
+        return found
+
+
+def write_load(
+    path: str | os.PathLike[str], load: npt.NDArray[Any], layer_ids: Sequence[int], labels: Sequence[str] | None
+) -> None:
+    """Write a load as a compressed ``.npz`` with arrays ``load``, ``layer_ids`` and, where given, ``labels``."""
+    arrays: dict[str, Any] = {"load": load, "layer_ids": np.asarray(layer_ids, np.int64)}
+    if labels is not None:
+        arrays["labels"] = np.asarray(labels, np.str_)
+    with whole_file(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
+    """A seekable file and its name for messages; what cannot seek is first spooled to disk, not to memory."""
+    if not isinstance(path, (str, os.PathLike)):
+        with _spooled(path) as file:
+            yield file, str(getattr(path, "name", "the stream"))
+    elif str(path) == "-":
+        with _spooled(sys.stdin.buffer) as file:
+            yield file, "standard input"
+    else:
+        try:
+            opened = Path(path).open("rb")
+        except OSError as error:
+            raise FileError(f"{path} cannot be read ({error.strerror})", "it must be a readable file", "check the path") from error
+        with opened as file:
+            yield file, str(path)
+
+
+@contextmanager
+def _spooled(stream: BinaryIO) -> Iterator[BinaryIO]:
+    with tempfile.TemporaryFile() as file:
+        shutil.copyfileobj(stream, file)
+        file.seek(0)
+        yield cast(BinaryIO, file)
+
+
+def _reader_of(head: bytes, name: str) -> Callable[[BinaryIO, str], FoundLoad]:
+    if head.startswith(b"\x93NUMPY"):
+        return _read_npy
+    if head.startswith(b"PK"):
+        return _read_zip
+    if head.startswith(b"\x80"):
+        return _read_pt if name.endswith((".pt", ".pth")) else _refuse_pickle
+    if head.lstrip()[:1] in (b"{", b"["):
+        return _read_json
+    if b"\x00" in head:
+        raise FileError(f"{name} is binary of an unknown kind", _KNOWN, "convert it to one of these")
+    return _read_csv
+
+
+def _refuse_pickle(file: BinaryIO, name: str) -> FoundLoad:
+    raise FileError(
+        f"{name} is a pickle", "pickles can run any code and are never loaded", "save the array with numpy.savez instead"
+    )
+
+
+def _read_npy(file: BinaryIO, name: str) -> FoundLoad:
+    return FoundLoad(_array_of(lambda: np.load(file, allow_pickle=False), name))
+
+
+def _read_zip(file: BinaryIO, name: str) -> FoundLoad:
+    try:
+        members = zipfile.ZipFile(file).namelist()
+    except zipfile.BadZipFile as error:
+        raise FileError(f"{name} is a damaged archive ({error})", _KNOWN, "write or copy it again") from error
+    file.seek(0)
+    return _read_pt(file, name) if any(m.endswith("data.pkl") for m in members) else _read_npz(file, name)
+
+
+def _read_npz(file: BinaryIO, name: str) -> FoundLoad:
+    with np.load(file, allow_pickle=False) as archive:
+        names = archive.files
+        chosen = "load" if "load" in names else names[0] if len(names) == 1 else None
+        if chosen is None:
+            raise FileError(
+                f"{name} holds the arrays {', '.join(names) or 'none'}",
+                "one must be called load, or there must be only one",
+                "rename the array that holds the counts",
+            )
+        load = _array_of(lambda: archive[chosen], f"{name}, array {chosen}")
+        layer_ids = _array_of(lambda: archive["layer_ids"], f"{name}, array layer_ids") if "layer_ids" in names else ()
+        key = next((k for k in ("labels", "label") if k in names), None)
+        labels = _array_of(lambda: archive[key], f"{name}, array {key}") if key else None
+    return FoundLoad(
+        load,
+        tuple(int(i) for i in np.ravel(layer_ids)),
+        None if labels is None else tuple(str(label) for label in np.ravel(labels)),
+    )
+
+
+def _array_of(read: Callable[[], Any], name: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(read())
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise FileError(
+                f"{name} is a pickle", "pickles can run any code and are never loaded", "save it with a number dtype"
+            ) from error
+        raise FileError(f"{name} is damaged ({error})", "it must be a whole numpy file", "write or copy it again") from error
+    except (zipfile.BadZipFile, EOFError, OSError, KeyError, SyntaxError) as error:
+        raise FileError(f"{name} is damaged ({error})", "it must be a whole numpy file", "write or copy it again") from error
+
+
+def _read_pt(file: BinaryIO, name: str) -> FoundLoad:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{name} is a torch file", "reading it needs torch", "pip install 'equipoise[torch]', or save it with numpy"
+        ) from error
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch raises on a file it refuses, down to KeyError and RuntimeError
+        raise FileError(
+            f"{name} cannot be loaded as plain tensors ({_first_line(error)})",
+            "a .pt file may hold tensors, numbers and containers only; other pickles are never loaded",
+            "save the count tensor alone with torch.save",
+        ) from error
+    if isinstance(found, dict):
+        found = next((found[key] for key in ("load", "logical_count") if key in found), found)
+    if not isinstance(found, torch.Tensor):
+        raise FileError(
+            f"{name} holds a {type(found).__name__}",
+            "it must be a tensor, or a dict with one under load or logical_count",
+            "save the count tensor alone",
+        )
+    tensor = found.detach().to_dense() if found.layout != torch.strided else found.detach()
+    return FoundLoad((tensor.double() if tensor.is_floating_point() else tensor).numpy())
+
+
+def _read_json(file: BinaryIO, name: str) -> FoundLoad:
+    """Stream steps (or layers) one by one, so that a trace of gigabytes as text never lies in memory as objects."""
+    import ijson
+
+    try:
+        steps = _json_steps(file, name)
+        first = next(steps, None)
+        if first is None:
+            raise FileError(f"{name} holds no load", "it needs at least one layer", "record it again")
+        return FoundLoad(_stacked(first, steps))
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        raise FileError(
+            f"{name} is not valid JSON ({_first_line(error)})",
+            "numbers must be finite (JSON knows no NaN or Infinity) and the text complete",
+            "write it again with json.dump(..., allow_nan=False)",
+        ) from error
+
+
+def _json_steps(file: BinaryIO, name: str) -> Iterator[npt.NDArray[Any]]:
+    """Yield each item of the outermost list of numbers: a step [layers, experts], or a layer [experts] of a 2-D list."""
+    import ijson
+
+    prefix, key = _json_place(file, name)
+    file.seek(0)
+    for number, item in enumerate(ijson.items(file, prefix, use_float=True)):
+        place = f"{name}, step {number}"
+        if key is not None:
+            if not isinstance(item, dict) or key not in item:
+                raise FileError(f"{place} has no {key}", f"each entry of load_history needs {key}", "mend that entry")
+            item = item[key]
+        yield _json_numbers(item, place)
+
+
+def _json_place(file: BinaryIO, name: str) -> tuple[str, str | None]:
+    """Where the numbers stand: the ijson prefix of the list's items, and the key within each item."""
+    import ijson
+
+    for prefix, event, value in ijson.parse(file, use_float=True):
+        if prefix == "" and event == "start_array":
+            return "item", None
+        if prefix == "" and event == "map_key":
+            if value == "load_history":
+                return "load_history.item", "logical_expert_load"
+            if value in ("logical_count", "load"):
+                return f"{value}.item", None
+    raise FileError(
+        f"{name} is a JSON object without load_history, logical_count or load",
+        "one of these keys must hold the numbers, or the file must be a 2-D or 3-D list",
+        "rename the key",
+    )
+
+
+def _json_numbers(item: object, place: str) -> npt.NDArray[Any]:
+    try:
+        array = np.asarray(item)
+    except ValueError:
+        array = np.empty(0, object)
+    if array.dtype.kind not in "iuf":
+        raise FileError(
+            f"{place} is not a list of numbers", "rows must hold numbers only and have equal length", "mend that entry"
+        )
+    return array
+
+
+def _stacked(first: npt.NDArray[Any], rest: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Stack equal shapes into one growing buffer: at most half as much again as the result in memory."""
+    buffer = first[np.newaxis].copy()
+    filled = 1
+    for array in rest:
+        if array.shape != first.shape:
+            raise FileError(
+                f"entry {filled} has shape {list(array.shape)}",
+                f"all must have the shape of the first, {list(first.shape)}",
+                "mend that entry",
+            )
+        if filled == len(buffer) or (array.dtype.kind == "f") > (buffer.dtype.kind == "f"):
+            dtype = np.promote_types(buffer.dtype, array.dtype)
+            grown = np.empty((max(len(buffer), filled + filled // 2 + 1), *first.shape), dtype)
+            grown[:filled] = buffer[:filled]
+            buffer = grown
+        buffer[filled] = array
+        filled += 1
+    return buffer[:filled]
+
+
+def _read_csv(file: BinaryIO, name: str) -> FoundLoad:
+    text = io.TextIOWrapper(file, encoding="utf-8-sig")
+    try:
+        header = _csv_header(text)
+        if header is None:
+            return FoundLoad(_whole_numbers(np.loadtxt(text, delimiter=",", ndmin=2)))
+        return _from_long_rows(text, header, name)
+    except UnicodeDecodeError as error:
+        raise FileError(f"{name} is not text", _KNOWN, "convert it to one of these") from error
+    except ValueError as error:
+        raise FileError(
+            f"{name} is not a table of numbers ({_first_line(error)})",
+            "a .csv holds a header layer,expert,load (step too, if there are several) or a plain matrix [layers, experts]",
+            "mend that line",
+        ) from error
+    finally:
+        text.detach()
+
+
+def _csv_header(text: io.TextIOWrapper) -> list[str] | None:
+    """The column names if the first line has them, else None and the text back at its start."""
+    names = [column.strip().strip('"').lower() for column in text.readline().split(",")]
+    if any(column and column[0].isalpha() and column not in ("nan", "inf", "infinity") for column in names):
+        return names
+    text.seek(0)
+    return None
+
+
+def _from_long_rows(text: io.TextIOWrapper, header: list[str], name: str) -> FoundLoad:
+    columns = ["step", "layer", "expert", "load"] if "step" in header else ["layer", "expert", "load"]
+    if sorted(header) != sorted(columns):
+        raise FileError(
+            f"{name} has the columns {', '.join(header)}",
+            "they must be layer, expert, load, and step if there are several steps",
+            "rename the columns or drop the others",
+        )
+    order = [header.index(column) for column in columns]
+    index_chunks, load_chunks = [], []
+    for chunk in _csv_chunks(text):
+        index = chunk[:, order[:-1]]
+        if not (index == np.floor(index)).all() or (index < 0).any():
+            raise FileError(f"{name} has a {'/'.join(columns[:-1])} that is no whole number >= 0", "they count", "mend it")
+        index_chunks.append(index.astype(np.int32))
+        load_chunks.append(chunk[:, order[-1]])
+    if not load_chunks:
+        raise FileError(f"{name} has a header and no rows", "a load file holds at least one layer", "record it again")
+    return _scattered(np.concatenate(index_chunks), np.concatenate(load_chunks), columns, name)
+
+
+def _csv_chunks(text: io.TextIOWrapper) -> Iterator[npt.NDArray[np.float64]]:
+    while lines := text.readlines(_CHUNK_ROWS * 12):
+        rows = [line for line in lines if line.strip()]
+        if rows:
+            yield np.loadtxt(rows, delimiter=",", ndmin=2)
+
+
+def _scattered(index: npt.NDArray[np.int32], load: npt.NDArray[np.float64], columns: list[str], name: str) -> FoundLoad:
+    """Place each row's load at its (step, layer, expert); every cell must come exactly once."""
+    names, places = zip(*(np.unique(index[:, c], return_inverse=True) for c in range(index.shape[1])), strict=True)
+    shape = tuple(len(values) for values in names)
+    cells = np.ravel_multi_index(places, shape)
+    times = np.bincount(cells, minlength=int(np.prod(shape)))
+    if (times != 1).any():
+        cell = np.unravel_index(int(np.argmax(times != 1)), shape)
+        where = ", ".join(f"{c} {int(n[i])}" for c, n, i in zip(columns, names, cell, strict=False))
+        raise FileError(
+            f"{name} has {int(times[np.ravel_multi_index(cell, shape)])} rows for {where}",
+            "each needs exactly one",
+            "add a row (load 0 counts) or drop the copies",
+        )
+    if not np.array_equal(names[-1], np.arange(shape[-1])):
+        raise FileError(
+            f"{name} skips expert {int(np.setdiff1d(np.arange(shape[-1]), names[-1])[0])}",
+            "experts must be numbered 0, 1, 2, ... without gaps",
+            "add rows with load 0",
+        )
+    filled = np.empty(cells.size, np.float64)
+    filled[cells] = load
+    return FoundLoad(_whole_numbers(filled.reshape(shape)), tuple(int(layer) for layer in names[-2]))
+
+
+def _whole_numbers(values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+    """Text does not tell 3 tokens from 3.0: counts become int64 where all of them are whole."""
+    if np.isfinite(values).all() and (np.abs(values) < 2**53).all() and (values == np.floor(values)).all():
+        return values.astype(np.int64)
+    return values
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__

@@ -1,0 +1,106 @@
+"""DeepSeek's call: the same arguments, shapes and rules, with this planner behind it.
+
+Source: deepseek-ai/EPLB, ``rebalance_experts``. The outside's names are used here and nowhere else: a physical expert is a
+slot, a logical expert an expert, a GPU a rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+from equipoise.cluster import Cluster
+from equipoise.errors import ArgumentError
+from equipoise.kernels.types import Floats, Ints
+from equipoise.placement import Placement
+from equipoise.planning.composition import Packer, place
+from equipoise.planning.locality import pair_groups_as_published, rows_as_published
+from equipoise.planning.packing import lpt
+from equipoise.planning.planner import plan
+from equipoise.planning.problem import make_problem
+from equipoise.planning.refining import best_swap
+from equipoise.planning.tensors import as_array, like
+
+
+def rebalance_experts(
+    weight: Any, num_replicas: int, num_groups: int, num_nodes: int, num_gpus: int
+) -> tuple[Any, Any, Any]:
+    """Balance experts over GPUs, called like DeepSeek's EPLB.
+
+    Hierarchical (groups stay on a node) where ``num_nodes`` divides ``num_groups``, else global, as there. On every layer the
+    result is at least as balanced as the published algorithm's would be if it kept the copies of an expert apart; it never
+    puts one expert twice on a GPU.
+
+    Parameters
+    ----------
+    weight : tensor or array [layers, num_logical_experts]
+        Load of each expert, >= 0.
+    num_replicas : int
+        Physical experts (slots) over all GPUs; divisible by ``num_gpus``.
+    num_groups, num_nodes, num_gpus : int
+        Groups of experts, nodes, GPUs.
+
+    Returns
+    -------
+    physical_to_logical_map : int64 [layers, num_replicas]
+    logical_to_physical_map : int64 [layers, num_logical_experts, largest count], padded with -1
+    expert_count : int64 [layers, num_logical_experts]
+        Tensors on the CPU for a tensor, else arrays.
+
+    Raises
+    ------
+    ArgumentError
+        Where the published code asserts, and where experts would have to lie twice on a GPU.
+
+    Examples
+    --------
+    >>> phy2log, log2phy, logcnt = rebalance_experts(np.array([[90, 30, 20, 20, 10, 10]]), 8, 1, 1, 4)
+    >>> phy2log.tolist(), logcnt.tolist()
+    ([[0, 4, 0, 5, 0, 2, 1, 3]], [[3, 1, 1, 1, 1, 1]])
+    """
+    load = as_array(weight)
+    if load.ndim != 2:
+        raise ArgumentError(
+            f"weight has shape {list(load.shape)}", "it must be [layers, num_logical_experts]", "add up the steps first"
+        )
+    hierarchical = num_nodes >= 1 and num_groups % num_nodes == 0
+    groups, nodes = (num_groups, num_nodes) if hierarchical else (1, 1)
+    cluster = Cluster(num_gpus, _slots_per_gpu(num_replicas, num_gpus), nodes)
+    result = plan(load, cluster, num_groups=groups, locality="strict" if hierarchical else "none")
+    slots = _no_worse_than_published(load, cluster, groups, result.locality, result.placement, result.largest)
+    placement = Placement(slots, cluster, load.shape[1])
+    give_back = like(weight, on_its_device=False)
+    maps = placement.expert_of_slot, placement.slots_of_expert, placement.replica_count
+    phy2log, log2phy, logcnt = (give_back(array.copy()) for array in maps)
+    return phy2log, log2phy, logcnt
+
+
+def _slots_per_gpu(num_replicas: int, num_gpus: int) -> int:
+    if num_gpus < 1:
+        raise ArgumentError(f"num_gpus is {num_gpus}", "it must be >= 1", "give the size of the expert-parallel group")
+    if num_replicas % num_gpus or num_replicas < 1:
+        below = num_replicas // num_gpus * num_gpus
+        raise ArgumentError(
+            f"num_replicas is {num_replicas}",
+            f"it must be divisible by num_gpus ({num_gpus})",
+            f"take {below} or {below + num_gpus}" if below > 0 else f"take {num_gpus}",
+        )
+    return num_replicas // num_gpus
+
+
+def _no_worse_than_published(
+    load: Any, cluster: Cluster, num_groups: int, locality: str, placement: Placement, largest: Floats
+) -> Ints:
+    """Where the published steps, which break ties by id, pack a layer lower, start from them instead.
+
+    Ties between loads per replica can lead to other counts; on a tie neither choice is better in general.
+    """
+    problem = make_problem(load, cluster, num_groups, locality)
+    rows = rows_as_published(problem, pair_groups_as_published(problem))
+    _, published_largest = place(problem, rows, Packer(lpt()))
+    slots = placement.expert_of_slot.copy()
+    if (published_largest < largest).any():
+        refined_slots, refined_largest = place(problem, rows, Packer(lpt(), best_swap()))
+        better = refined_largest < largest
+        slots[better] = refined_slots[better]
+    return slots
