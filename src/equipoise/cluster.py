@@ -79,9 +79,7 @@ class Cluster:
         """Ranks of a node, where all nodes have equally many."""
         sizes = set(np.bincount(self.node_of_rank, minlength=self.num_nodes).tolist())
         if len(sizes) > 1:
-            raise ArgumentError(
-                f"nodes have {sorted(sizes)} ranks", "this needs equally many on each", "even out node_of_rank"
-            )
+            raise ArgumentError(f"nodes have {sorted(sizes)} ranks", "this needs equally many on each", "even out node_of_rank")
         return self.num_ranks // self.num_nodes
 
     @property

@@ -24,7 +24,8 @@ def balancedness(largest: FloatArray, ideal: FloatArray) -> float:
 
 def layer_balancedness(largest: FloatArray, ideal: FloatArray) -> FloatArray:
     """Return ideal / largest of each layer, [layers]; nan where a layer has no load."""
-    return np.divide(ideal, largest, out=np.full(largest.shape, np.nan), where=largest > 0)
+    shares: FloatArray = np.divide(ideal, largest, out=np.full(largest.shape, np.nan), where=largest > 0)
+    return shares
 
 
 def worst_layer(largest: FloatArray, ideal: FloatArray) -> float:

@@ -127,11 +127,12 @@ class Placement:
         num_ranks = self.cluster.num_ranks
         rank = np.arange(self.num_layers)[:, np.newaxis] * num_ranks + self.cluster.rank_of_slot
         total = np.bincount(rank.ravel(), slot_load.ravel(), minlength=self.num_layers * num_ranks)
-        return total.reshape(self.num_layers, num_ranks)
+        return np.asarray(total, np.float64).reshape(self.num_layers, num_ranks)
 
     def rank_time(self, load: npt.ArrayLike | LoadTrace) -> FloatArray:
         """Rank load over rank speed, float64 [layers, ranks]."""
-        return self.rank_load(load) / np.asarray(self.cluster.rank_speeds)
+        times: FloatArray = self.rank_load(load) / np.asarray(self.cluster.rank_speeds, np.float64)
+        return times
 
     def layer_times(self, load: npt.ArrayLike | LoadTrace) -> tuple[FloatArray, FloatArray]:
         """Largest rank time and ideal time of each layer, float64 [layers] each; what :mod:`equipoise.metrics` takes.
@@ -199,7 +200,7 @@ class Placement:
                 "moves are counted between placements on the same ranks",
             )
         received = (self._rank_expert_counts() > 0) & (previous._rank_expert_counts() == 0)
-        return received.sum(axis=(1, 2))
+        return np.asarray(received.sum(axis=(1, 2)), np.int64)
 
     def write(self, path: str | PathLike[str], **details: Any) -> None:
         """Write the placement as ``.json`` (versioned) or ``.npz``, atomically; ``details`` are kept beside it."""
@@ -241,7 +242,7 @@ class Placement:
         return cls(np.asarray(found.expert_of_slot, np.int64), cluster, found.num_experts)
 
     def _filled_pairs(self) -> tuple[IntArray, IntArray]:
-        """The filled slots as (layer * experts + expert, slot), layer by layer in slot order."""
+        """List the filled slots as (layer * experts + expert, slot), layer by layer in slot order."""
         layer, slot = np.nonzero(self.expert_of_slot != ABSENT)
         return layer * self.num_experts + self.expert_of_slot[layer, slot], slot
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from equipoise.errors import ArgumentError
+from equipoise.errors import ArgumentError, FileError
 from equipoise.files.loads import read_load, write_load
 
 _EXAMPLE = Path(__file__).parent / "data" / "gpt-oss-20b-decode.npz"
@@ -80,7 +80,10 @@ class LoadTrace:
             For ``.pt`` without torch.
         """
         found = read_load(path)
-        return cls(found.load, found.layer_ids, found.labels)
+        try:
+            return cls(found.load, found.layer_ids, found.labels)
+        except ArgumentError as error:
+            raise FileError(f"{found.name}: {error.found}", error.rule, error.next_step) from error
 
     @classmethod
     def example(cls) -> LoadTrace:

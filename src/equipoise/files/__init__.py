@@ -1,0 +1,1 @@
+"""What is read from and written to disk; knows arrays and names, no value types."""

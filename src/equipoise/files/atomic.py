@@ -19,35 +19,36 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises
     ------
     FileError
-        When the folder does not exist or cannot be written.
+        When the folder does not exist or cannot be written, or the name is a folder's.
     """
     target = Path(path)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     except OSError as error:
-        raise FileError(
-            f"{target} cannot be written ({error.strerror})", "its folder must exist and be writable", "create it first"
-        ) from error
+        raise _cannot_write(target, error, "its folder must exist and be writable", "create it first") from error
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        _take_name(name, target)
+        temporary.chmod(0o666 & ~_umask())
+        _take_name(temporary, target)
     except BaseException:
         with suppress(OSError):
-            os.unlink(name)
+            temporary.unlink()
         raise
 
 
-def _take_name(name: str, target: Path) -> None:
+def _take_name(temporary: Path, target: Path) -> None:
     try:
-        os.replace(name, target)
+        temporary.replace(target)
     except OSError as error:
-        raise FileError(
-            f"{target} cannot be written ({error.strerror})", "it must be a file or a free name", "choose another name"
-        ) from error
+        raise _cannot_write(target, error, "it must be a file or a free name", "choose another name") from error
+
+
+def _cannot_write(target: Path, error: OSError, rule: str, next_step: str) -> FileError:
+    return FileError(f"{target} cannot be written ({error.strerror})", rule, next_step)
 
 
 def _umask() -> int:

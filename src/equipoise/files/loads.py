@@ -12,8 +12,8 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -29,11 +29,12 @@ _CHUNK_ROWS = 200_000
 
 @dataclass(frozen=True)
 class FoundLoad:
-    """What a file held: the load, 2-D or 3-D and unchecked, and the names that came with it."""
+    """What a file held: the load, 2-D or 3-D and unchecked, the names that came with it, and the file's own for messages."""
 
     load: npt.NDArray[Any]
     layer_ids: tuple[int, ...] = ()
     labels: tuple[str, ...] | None = None
+    name: str = ""
 
 
 def read_load(path: str | os.PathLike[str] | BinaryIO) -> FoundLoad:
@@ -54,7 +55,7 @@ def read_load(path: str | os.PathLike[str] | BinaryIO) -> FoundLoad:
         except (MemoryError, OverflowError) as error:
             raise FileError(f"{name} claims more than memory holds", "it must fit", "record fewer steps") from error
         found.load.setflags(write=False)
-        return found
+        return replace(found, name=name)
 
 
 def write_load(
@@ -70,7 +71,7 @@ def write_load(
 
 @contextmanager
 def _opened(path: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
-    """A seekable file and its name for messages; what cannot seek is first spooled to disk, not to memory."""
+    """Open as a seekable file, with its name for messages; what cannot seek is first spooled to disk, not to memory."""
     if not isinstance(path, (str, os.PathLike)):
         with _spooled(path) as file:
             yield file, str(getattr(path, "name", "the stream"))
@@ -79,9 +80,11 @@ def _opened(path: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryIO,
             yield file, "standard input"
     else:
         try:
-            opened = Path(path).open("rb")
+            opened = Path(path).open("rb")  # noqa: SIM115 - only opening is guarded here
         except OSError as error:
-            raise FileError(f"{path} cannot be read ({error.strerror})", "it must be a readable file", "check the path") from error
+            raise FileError(
+                f"{path} cannot be read ({error.strerror})", "it must be a readable file", "check the path"
+            ) from error
         with opened as file:
             yield file, str(path)
 
@@ -197,12 +200,12 @@ def _read_json(file: BinaryIO, name: str) -> FoundLoad:
         first = next(steps, None)
         if first is None:
             raise FileError(f"{name} holds no load", "it needs at least one layer", "record it again")
-        return FoundLoad(_stacked(first, steps))
+        return FoundLoad(_stacked(first, steps, name))
     except (ijson.JSONError, UnicodeDecodeError) as error:
         raise FileError(
-            f"{name} is not valid JSON ({_first_line(error)})",
-            "numbers must be finite (JSON knows no NaN or Infinity) and the text complete",
-            "write it again with json.dump(..., allow_nan=False)",
+            f"{name} is not valid JSON at {_json_position(file)} ({_first_line(error)})",
+            "loads must be finite numbers (JSON knows no NaN or Infinity) and the text complete",
+            "mend that entry, or write the file again with json.dump(..., allow_nan=False)",
         ) from error
 
 
@@ -240,6 +243,27 @@ def _json_place(file: BinaryIO, name: str) -> tuple[str, str | None]:
     )
 
 
+def _json_position(file: BinaryIO) -> str:
+    """Say which entry a parser stumbles over, by counting those before it."""
+    import ijson
+
+    file.seek(0)
+    position: list[int] = []
+    with suppress(ijson.JSONError, UnicodeDecodeError):
+        for prefix, event, _ in ijson.parse(file, use_float=True):
+            depth = prefix.split(".").count("item")
+            if prefix.endswith("item") and event in ("start_array", "start_map", "number", "string", "boolean", "null"):
+                position[depth - 1 :] = [position[depth - 1] + 1]
+            if event == "start_array":
+                position.append(-1)
+            elif event == "end_array":
+                position = position[:depth]
+    if position:
+        position[-1] += 1
+    names = ("step", "layer", "expert")[max(0, 3 - len(position)) :]
+    return ", ".join(f"{name} {index}" for name, index in zip(names, position, strict=False)) or "its start"
+
+
 def _json_numbers(item: object, place: str) -> npt.NDArray[Any]:
     try:
         array = np.asarray(item)
@@ -252,14 +276,14 @@ def _json_numbers(item: object, place: str) -> npt.NDArray[Any]:
     return array
 
 
-def _stacked(first: npt.NDArray[Any], rest: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+def _stacked(first: npt.NDArray[Any], rest: Iterable[npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
     """Stack equal shapes into one growing buffer: at most half as much again as the result in memory."""
     buffer = first[np.newaxis].copy()
     filled = 1
     for array in rest:
         if array.shape != first.shape:
             raise FileError(
-                f"entry {filled} has shape {list(array.shape)}",
+                f"{name}, entry {filled} has shape {list(array.shape)}",
                 f"all must have the shape of the first, {list(first.shape)}",
                 "mend that entry",
             )
@@ -293,7 +317,7 @@ def _read_csv(file: BinaryIO, name: str) -> FoundLoad:
 
 
 def _csv_header(text: io.TextIOWrapper) -> list[str] | None:
-    """The column names if the first line has them, else None and the text back at its start."""
+    """Return the column names if the first line has them, else None and the text back at its start."""
     names = [column.strip().strip('"').lower() for column in text.readline().split(",")]
     if any(column and column[0].isalpha() and column not in ("nan", "inf", "infinity") for column in names):
         return names

@@ -16,9 +16,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from equipoise.errors import FileError
 from equipoise.files.atomic import whole_file
 
-FORMAT = "equipoise-placement"
-VERSION = 1
-
 
 class PlacementFile(BaseModel):
     """What a placement file holds, version 1.
@@ -29,8 +26,8 @@ class PlacementFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    format: Literal["equipoise-placement"] = FORMAT
-    version: Literal[1] = VERSION
+    format: Literal["equipoise-placement"] = "equipoise-placement"
+    version: Literal[1] = 1
     num_experts: int
     num_ranks: int
     slots_per_rank: int | list[int]
@@ -59,7 +56,7 @@ def write_placement(
     """
     ending = check_ending(path)
     slots = slots_per_rank if isinstance(slots_per_rank, int) else list(slots_per_rank)
-    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    lists: dict[str, Any] = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
     content = PlacementFile(expert_of_slot=expert_of_slot.tolist(), slots_per_rank=slots, **lists)
     with whole_file(path) as file:
         if ending == ".json":
@@ -72,9 +69,7 @@ def check_ending(path: str | PathLike[str]) -> str:
     """Return ``.json`` or ``.npz``; refuse any other ending before work is done in vain."""
     ending = Path(path).suffix.lower()
     if ending not in (".json", ".npz"):
-        raise FileError(
-            f"{path} ends in {ending or 'nothing'}", "a placement is written as .json or .npz", "name it so"
-        )
+        raise FileError(f"{path} ends in {ending or 'nothing'}", "a placement is written as .json or .npz", "name it so")
     return ending
 
 
@@ -106,7 +101,7 @@ def read_placement(path: str | PathLike[str]) -> PlacementFile:
 def _not_a_placement(path: str | PathLike[str], cause: str) -> FileError:
     return FileError(
         f"{path} is not a placement file ({cause})",
-        f"it needs format {FORMAT}, version {VERSION}, as written by equipoise plan --out",
+        "it needs format equipoise-placement, version 1, as written by equipoise plan --out",
         "write it again",
     )
 

@@ -173,7 +173,7 @@ def _make_room(
         if largest < best:
             best = largest
             moved = other
-    giver = pack[moved]
+    giver = int(pack[moved])
     pack[moved] = receiver
     load[giver] -= weight[moved]
     load[receiver] += weight[moved]

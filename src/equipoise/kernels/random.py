@@ -38,7 +38,7 @@ def uniform(key: np.uint64, counter: int) -> float:
 
 
 @kernel
-def below(key: np.uint64, counter: int, limit: int) -> int:
+def below(key: np.uint64, counter: int, limit: int) -> np.int64:
     """Return draw number ``counter`` of ``key`` as an integer in [0, limit), limit < 2**31."""
     return np.int64(((draw(key, counter) >> np.uint64(32)) * np.uint64(limit)) >> np.uint64(32))
 

@@ -193,9 +193,7 @@ def _best_exchange(
 
 
 @kernel
-def _exchange(
-    weight: Floats, item_id: Ints, items: Ints, load: Floats, holds: Flags, p: int, i: int, q: int, j: int
-) -> None:
+def _exchange(weight: Floats, item_id: Ints, items: Ints, load: Floats, holds: Flags, p: int, i: int, q: int, j: int) -> None:
     given = items[p, i]
     taken = items[q, j]
     holds[p, item_id[given]] = False

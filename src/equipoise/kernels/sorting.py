@@ -47,9 +47,7 @@ def _insertion_sort(value: Floats, order: Ints, start: int, end: int) -> None:
 
 
 @kernel
-def _merge(
-    value: Floats, order: Ints, value_scratch: Floats, order_scratch: Ints, left: int, middle: int, end: int
-) -> None:
+def _merge(value: Floats, order: Ints, value_scratch: Floats, order_scratch: Ints, left: int, middle: int, end: int) -> None:
     for i in range(left, middle):
         value_scratch[i] = value[i]
         order_scratch[i] = order[i]

@@ -26,12 +26,14 @@ def lower_bound(problem: Problem, pairing: Pairing | None) -> Floats:
     bounds = [problem.load.sum(axis=1) / cluster.num_ranks, (problem.load / count).max(axis=1)]
     if pairing is not None and pairing.is_exact:
         bounds.append(pairing.heaviest / ranks_per_domain)
-    return np.maximum.reduce(bounds)
+    best: Floats = np.maximum.reduce(bounds)
+    return best
 
 
 def gap(largest: Floats, bound: Floats) -> Floats:
     """Return largest / bound - 1 of each layer; 0 where a layer has no load."""
-    return np.divide(largest, bound, out=np.ones_like(largest), where=bound > 0) - 1.0
+    ratio: Floats = np.divide(largest, bound, out=np.ones_like(largest), where=bound > 0)
+    return ratio - 1.0
 
 
 def without_rounding(bound: Floats, largest: Floats) -> Floats:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
 from equipoise.kernels.types import Floats, Ints
@@ -22,9 +21,7 @@ from equipoise.planning.refining import best_swap
 from equipoise.planning.tensors import as_array, like
 
 
-def rebalance_experts(
-    weight: Any, num_replicas: int, num_groups: int, num_nodes: int, num_gpus: int
-) -> tuple[Any, Any, Any]:
+def rebalance_experts(weight: Any, num_replicas: int, num_groups: int, num_nodes: int, num_gpus: int) -> tuple[Any, Any, Any]:
     """Balance experts over GPUs, called like DeepSeek's EPLB.
 
     Hierarchical (groups stay on a node) where ``num_nodes`` divides ``num_groups``, else global, as there. On every layer the

@@ -88,7 +88,8 @@ def pair_groups_as_published(problem: Problem) -> Pairing | None:
 
 def count_pairings(num_groups: int, num_nodes: int) -> int:
     """Return the number of ways to put groups on equal nodes: G! / ((G/N)!^N N!)."""
-    return factorial(num_groups) // (factorial(num_groups // num_nodes) ** num_nodes * factorial(num_nodes))
+    ordered: int = factorial(num_groups) // factorial(num_groups // num_nodes) ** num_nodes
+    return ordered // factorial(num_nodes)
 
 
 def slots_in_rank_order(problem: Problem, expert_of_slot: Ints) -> Ints:

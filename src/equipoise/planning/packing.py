@@ -60,12 +60,12 @@ def lpt() -> Dealt:
 
 
 def zigzag() -> Dealt:
-    """The sorted list from both ends in turn: largest, smallest, second largest, ..."""
+    """Take the sorted list from both ends in turn: largest, smallest, second largest, ..."""
     return Dealt((kernels.INTERLEAVED,))
 
 
 def shuffle(seed: int = 0) -> Dealt:
-    """A random order."""
+    """Deal in a random order."""
     return Dealt((kernels.SHUFFLED,), seed=seed)
 
 

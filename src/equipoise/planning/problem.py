@@ -117,9 +117,7 @@ class Problem:
             )
 
 
-def make_problem(
-    load: npt.ArrayLike | LoadTrace, cluster: Cluster, num_groups: int = 1, locality: str = "none"
-) -> Problem:
+def make_problem(load: npt.ArrayLike | LoadTrace, cluster: Cluster, num_groups: int = 1, locality: str = "none") -> Problem:
     """Check raw input: ``load`` as an array [layers, experts] or [steps, layers, experts], or a trace (steps added up)."""
     trace = load if isinstance(load, LoadTrace) else LoadTrace(np.asarray(load))
     total = np.ascontiguousarray(trace.sum(), np.float64)

@@ -1,0 +1,40 @@
+# Two commands for people: `make demo` and `make test`. Everything they need goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements.lock
+DEMO_LOAD := src/equipoise/data/gpt-oss-20b-decode.npz
+DEMO_OUT := build/placement.json
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/.ready ## the main job on the load that ships
+	@mkdir -p $(dir $(DEMO_OUT))
+	@$(BIN)/equipoise inspect $(DEMO_LOAD)
+	@$(BIN)/equipoise plan $(DEMO_LOAD) --ranks 8 --slots 40 --out $(DEMO_OUT)
+
+test: $(VENV)/.ready-dev ## the whole suite, compiled, then its fast part interpreted
+	$(BIN)/pytest -q
+	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -m "not compiled"
+
+check: $(VENV)/.ready-dev ## style, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.ready-dev ## speed and balance from the same calls, on the recorded loads in EQUIPOISE_LOADS
+	$(BIN)/python benchmarks/main_job.py
+
+clean:
+	rm -rf $(VENV) build dist
+
+# One lock file serves both: people get what planning needs, developers the rest as well.
+$(VENV)/.ready: $(LOCK) pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK) --editable .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(LOCK)
+	@touch $@

@@ -1,0 +1,112 @@
+"""``equipoise compare``: packings side by side on the same load."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from equipoise.cli import options
+from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
+from equipoise.cli.plan import make_cluster
+from equipoise.cli.selecting import read_part
+from equipoise.errors import ArgumentError
+from equipoise.planning.comparing import PackingScore, compare_packings, expand_variants
+from equipoise.planning.problem import make_problem
+from equipoise.planning.warming import warm_up
+from equipoise.trace import LoadTrace
+
+_PACKINGS = "lpt,lpt+swap,ensemble+swap,ensemble+reconstruct,lpt+best_swap"
+_RANKS = 8
+
+
+def compare(
+    load: options.Load,
+    packing: Annotated[str, typer.Option(metavar="NAME,...", help="Constructors, each with +refiner or alone.")] = _PACKINGS,
+    noise: Annotated[str, typer.Option(metavar="W,...", help="Widths of noise, for noisy_lpt and ensemble.")] = "0.1",
+    ranks: options.Ranks = _RANKS,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Places for replicas over all ranks. Default: one spare a rank or a little more.")
+    ] = None,
+    nodes: options.Nodes = 1,
+    groups: options.Groups = 1,
+    locality: options.Locality = "none",
+    window: Annotated[
+        int | None, typer.Option(min=1, metavar="W", help="Pack every window of W steps, and score it on the next one too.")
+    ] = None,
+    last: options.Last = None,
+    candidates: Annotated[int, typer.Option(min=1, help="Packings an ensemble builds.")] = 128,
+    rounds: Annotated[int | None, typer.Option(min=0, help="Rounds of a refiner. Default: as published.")] = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Compare packings, the published ones among them: balance and time of each on the same load."""
+    silent = quiet or json
+    names, noises = _names(packing), _numbers("--noise", noise)
+    trace, part = read_part(load, window, last, quiet=silent)
+    if window is None:
+        trace = LoadTrace(trace.sum(), trace.layer_ids)
+    cluster = make_cluster(ranks, slots or _default_slots(trace.num_experts, ranks), nodes)
+    make_problem(trace, cluster, groups, locality)
+    with working("compiling, once a machine", quiet=silent):
+        warm_up()
+    with progress_bar("packing", len(expand_variants(names, noises)) * trace.num_steps, quiet=silent) as bar:
+        scores = compare_packings(
+            trace,
+            cluster,
+            names,
+            noises=noises,
+            num_groups=groups,
+            locality=locality,
+            candidates=candidates,
+            rounds=rounds,
+            seed=seed,
+            progress=lambda: bar.advance(bar.task_ids[0]),
+        )
+    if json:
+        setting = {"ranks": ranks, "slots": cluster.num_slots, "nodes": nodes, "groups": groups, "locality": locality}
+        shape = {"layers": trace.num_layers, "experts": trace.num_experts, "windows": trace.num_steps}
+        print_json({**setting, **shape, "results": [asdict(score) for score in scores]})
+    elif not quiet:
+        out.print(
+            f"{trace.num_layers} layers of {trace.num_experts} experts on {ranks} ranks with {cluster.num_slots} slots, "
+            f"locality {locality}; planned on {part}",
+            soft_wrap=True,
+        )
+        _show(scores)
+
+
+def _show(scores: list[PackingScore]) -> None:
+    table(
+        "Balancedness: mean over largest rank load, 100 % is perfect",
+        ["packing", "noise", "in-sample", "worst layer", "next window", "ms"],
+        [
+            [
+                score.packing,
+                "" if score.noise is None else f"{score.noise:g}",
+                percent(score.balancedness),
+                percent(score.worst_layer),
+                "" if score.next_window is None else percent(score.next_window),
+                f"{score.milliseconds:.2f}",
+            ]
+            for score in scores
+        ],
+    )
+
+
+def _default_slots(num_experts: int, ranks: int) -> int:
+    """One spare slot a rank beyond the experts, rounded up to a multiple of ranks; none where ranks hold all experts."""
+    return min(-(-num_experts // ranks) + 1, num_experts) * ranks
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",") if number.strip()]
+    except ValueError as error:
+        raise ArgumentError(f"{option} is {text!r}", "it must be numbers with commas between", "try 0.1,0.2") from error

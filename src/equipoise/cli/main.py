@@ -1,0 +1,65 @@
+"""The ``equipoise`` command: exits 0 on success, 2 on bad input (one line on stderr), 1 on a fault of ours."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from equipoise import __version__
+from equipoise.cli.compare import compare
+from equipoise.cli.inspect import inspect
+from equipoise.cli.plan import plan
+from equipoise.cli.warmup import warmup
+from equipoise.errors import EquipoiseError
+
+app = typer.Typer(
+    name="equipoise",
+    help="Balance the experts of Mixture-of-Experts models over GPUs.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (inspect, plan, compare, warmup):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"equipoise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = typer.main.get_command(app).main(sys.argv[1:] or ["--help"], prog_name="equipoise", standalone_mode=False)
+    except EquipoiseError as error:
+        sys.exit(_complain(str(error)))
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of typer's, whichever click it carries
+            sys.exit(_complain(f"{error.format_message().rstrip('.')}; see equipoise COMMAND --help"))
+        traceback.print_exc()
+        _complain("this is a fault of equipoise, not yours: please report it with the lines above")
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> int:
+    print(f"equipoise: {' '.join(message.split())}", file=sys.stderr)
+    return 2

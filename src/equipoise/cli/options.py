@@ -1,0 +1,18 @@
+"""Options that several commands share, each said once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Load = Annotated[str, typer.Argument(metavar="LOAD", help="Load file (.npz, .npy, .csv, .json, .pt), or - for standard input.")]
+Ranks = Annotated[int, typer.Option(min=1, help="GPUs of the expert-parallel group.")]
+Slots = Annotated[int, typer.Option(min=1, help="Places for replicas over all ranks; a multiple of ranks.")]
+Nodes = Annotated[int, typer.Option(min=1, help="Sets of ranks with fast links between them.")]
+Groups = Annotated[int, typer.Option(min=1, help="Groups of experts that the router picks together.")]
+Locality = Annotated[str, typer.Option(help="none (over all ranks) or strict (a group stays on one node).")]
+Last = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the last N steps.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of random choices.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print no tables.")]

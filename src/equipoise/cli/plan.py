@@ -1,0 +1,144 @@
+"""``equipoise plan``: a placement for a recorded load."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from equipoise import metrics
+from equipoise.cli import options
+from equipoise.cli.output import out, percent, print_json, table, working
+from equipoise.cli.selecting import read_part
+from equipoise.cluster import Cluster
+from equipoise.errors import ArgumentError
+from equipoise.files.placements import check_ending
+from equipoise.placement import Placement
+from equipoise.planning.planner import Plan
+from equipoise.planning.planner import plan as make_plan
+from equipoise.planning.problem import make_problem
+from equipoise.planning.warming import warm_up
+from equipoise.trace import LoadTrace
+
+
+def plan(
+    load: options.Load,
+    ranks: options.Ranks,
+    slots: options.Slots,
+    nodes: options.Nodes = 1,
+    groups: options.Groups = 1,
+    locality: options.Locality = "none",
+    window: Annotated[
+        int | None, typer.Option(min=1, metavar="W", help="Plan for the last full window of W steps, counted from the first.")
+    ] = None,
+    last: options.Last = None,
+    seed: options.Seed = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads over layers; the plan does not depend on it.")] = 1,
+    out_file: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Write the placement, .json or .npz by its name.")
+    ] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Plan how many replicas each expert gets and which rank holds each."""
+    if out_file is not None:
+        check_ending(out_file)
+    trace, part = read_part(load, window, last, quiet=quiet or json)
+    if window is not None:
+        trace, part = trace.last(1), f"the last of {part}"
+    cluster = make_cluster(ranks, slots, nodes)
+    make_problem(trace, cluster, groups, locality)  # says what is wrong before seconds go into compiling
+    with working("compiling, once a machine", quiet=quiet or json):
+        warm_up(everything=False)
+    start = perf_counter()
+    result = make_plan(trace, cluster, num_groups=groups, locality=locality, seed=seed, num_threads=threads)
+    seconds = perf_counter() - start
+    summary = _summary(trace, result, seconds)
+    if out_file is not None:
+        known = {key: summary[key] for key in ("balancedness", "bound", "gap", "locality")}
+        result.placement.write(out_file, layer_ids=list(trace.layer_ids), plan=known)
+        summary["out"] = out_file
+    if json:
+        print_json(summary)
+    elif not quiet:
+        _show(part, result, summary)
+
+
+def make_cluster(ranks: int, slots: int, nodes: int) -> Cluster:
+    """Return the cluster of so many slots in all, or say which numbers of slots are legal."""
+    if slots % ranks:
+        below = slots // ranks * ranks
+        raise ArgumentError(
+            f"{slots} slots on {ranks} ranks",
+            "slots must be divisible by ranks",
+            f"take {below} or {below + ranks}" if below else f"take {ranks}",
+        )
+    return Cluster(ranks, slots // ranks, nodes)
+
+
+def _in_id_order(result: Plan) -> Placement:
+    """Return what engines start from: slot s holds expert s, and the spare slots experts 0, 1, 2, ... once more."""
+    placement = result.placement
+    experts = np.arange(placement.cluster.num_slots) % placement.num_experts
+    return Placement(np.tile(experts, (placement.num_layers, 1)), placement.cluster, placement.num_experts)
+
+
+def _summary(trace: LoadTrace, result: Plan, seconds: float) -> dict[str, object]:
+    placement, cluster = result.placement, result.placement.cluster
+    bound = float(result.bound.sum())
+    return {
+        "balancedness": result.balancedness,
+        "balancedness_before": _in_id_order(result).balancedness(trace),
+        "worst_layer": result.worst_layer,
+        "p5_layer": result.fifth_percentile,
+        "scored": "in-sample",
+        "bound": bound,
+        "gap": float(result.largest.sum()) / bound - 1.0 if bound > 0 else 0.0,
+        "best_possible_balancedness": metrics.balancedness(result.bound, result.ideal),
+        "seconds": seconds,
+        "layers": placement.num_layers,
+        "ranks": cluster.num_ranks,
+        "slots": cluster.num_slots,
+        "nodes": cluster.num_nodes,
+        "experts": placement.num_experts,
+        "groups": result.num_groups,
+        "locality": result.locality,
+        "per_layer": {
+            "layer_id": trace.layer_ids,
+            "balancedness": metrics.layer_balancedness(result.largest, result.ideal),
+            "largest": result.largest,
+            "bound": result.bound,
+            "gap": result.gap,
+        },
+    }
+
+
+def _show(part: str, result: Plan, summary: dict[str, object]) -> None:
+    placement = result.placement
+    cluster = placement.cluster
+    out.print(
+        f"{placement.num_layers} layers of {placement.num_experts} experts on {cluster.num_ranks} ranks with "
+        f"{cluster.num_slots} slots, locality {result.locality}; planned on {part}",
+        soft_wrap=True,
+    )
+    table(
+        "Balancedness on the load planned for (in-sample): mean over largest rank load, 100 % is perfect",
+        ["placement", "all layers", "worst layer"],
+        [
+            ["before: slots in id order", percent(_number(summary, "balancedness_before")), ""],
+            ["after: this plan", percent(result.balancedness), percent(result.worst_layer)],
+            ["proven limit", percent(_number(summary, "best_possible_balancedness")), ""],
+        ],
+    )
+    slack = 100 * _number(summary, "gap")
+    out.print(f"within {slack:.3f} % of the proven limit; planned in {1e3 * _number(summary, 'seconds'):.1f} ms")
+    if "out" in summary:
+        out.print(f"placement written to {summary['out']}", soft_wrap=True)
+
+
+def _number(summary: dict[str, object], key: str) -> float:
+    value = summary[key]
+    assert isinstance(value, float)
+    return value
