@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from equipoise import metrics
 from equipoise.cluster import Cluster
-from equipoise.errors import ArgumentError, InvalidPlacementError
+from equipoise.errors import ArgumentError, FileError, InvalidPlacementError
 from equipoise.trace import LoadTrace
 
 ABSENT = -1
@@ -52,12 +52,12 @@ class Placement:
     [[4.0, 7.0]]
     """
 
-    expert_of_slot: IntArray
+    expert_of_slot: Any  # IntArray once made; anything array-like to make it
     cluster: Cluster
     num_experts: int
 
     def __post_init__(self) -> None:
-        given = np.asarray(self.expert_of_slot)
+        given = _as_array(self.expert_of_slot)
         if given.dtype.kind not in "iu":
             raise ArgumentError(
                 f"expert_of_slot has dtype {given.dtype}", "it must hold integers", "convert it with .astype('int64')"
@@ -231,15 +231,18 @@ class Placement:
         from equipoise.files.placements import read_placement
 
         found = read_placement(path)
-        cluster = Cluster(
-            found.num_ranks,
-            found.slots_per_rank,
-            found.num_nodes,
-            node_of_rank=found.node_of_rank,
-            rank_speeds=found.rank_speeds,
-            alive=found.alive,
-        )
-        return cls(np.asarray(found.expert_of_slot, np.int64), cluster, found.num_experts)
+        try:
+            cluster = Cluster(
+                found.num_ranks,
+                found.slots_per_rank,
+                found.num_nodes,
+                node_of_rank=found.node_of_rank,
+                rank_speeds=found.rank_speeds,
+                alive=found.alive,
+            )
+            return cls(found.expert_of_slot, cluster, found.num_experts)
+        except ArgumentError as error:
+            raise FileError(f"{path}: {error.found}", error.rule, error.next_step) from error
 
     def _filled_pairs(self) -> tuple[IntArray, IntArray]:
         """List the filled slots as (layer * experts + expert, slot), layer by layer in slot order."""
@@ -255,7 +258,7 @@ class Placement:
         return np.bincount(key, minlength=shape[0] * shape[1] * shape[2]).reshape(shape)
 
     def _checked_load(self, load: npt.ArrayLike | LoadTrace) -> FloatArray:
-        trace = load if isinstance(load, LoadTrace) else LoadTrace(np.asarray(load))
+        trace = load if isinstance(load, LoadTrace) else LoadTrace(load)
         if (trace.num_layers, trace.num_experts) != (self.num_layers, self.num_experts):
             raise ArgumentError(
                 f"load has {trace.num_layers} layers of {trace.num_experts} experts",
@@ -263,6 +266,15 @@ class Placement:
                 "pass the load of the model it was planned for",
             )
         return trace.sum().astype(np.float64)
+
+
+def _as_array(given: object) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise ArgumentError(
+            "expert_of_slot has rows of unequal length", "it must be [layers, slots]", "mend the rows"
+        ) from error
 
 
 def _frozen(array: IntArray) -> IntArray:

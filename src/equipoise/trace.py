@@ -42,7 +42,7 @@ class LoadTrace:
     ((2, 1, 2), [[5, 3]])
     """
 
-    load: npt.NDArray[Any]
+    load: Any  # an array once made; anything array-like to make it
     layer_ids: Sequence[int] = ()
     labels: Sequence[str] | None = None
 
@@ -190,7 +190,11 @@ def _check_tokens(load: npt.NDArray[Any]) -> None:
 
 def _check_total(load: npt.NDArray[Any], high: float) -> None:
     limit = 2.0**62 if load.dtype.kind in "iu" else 1e300
-    if high > limit / load.size and float(load.sum(dtype=np.float64)) > limit:
+    if high <= limit / load.size:
+        return
+    with np.errstate(over="ignore"):
+        total = float(load.sum(dtype=np.float64))
+    if total > limit:
         raise ArgumentError(
             f"loads as large as {high:g}", f"all loads must add up to at most {limit:g}", "give loads in tokens, or scale them"
         )

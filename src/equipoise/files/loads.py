@@ -10,12 +10,13 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,6 @@ from equipoise.errors import FileError, MissingExtraError
 from equipoise.files.atomic import whole_file
 
 _KNOWN = "equipoise reads .npz, .npy, .csv, .json and .pt"
-_CHUNK_ROWS = 200_000
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def _json_position(file: BinaryIO) -> str:
 def _json_numbers(item: object, place: str) -> npt.NDArray[Any]:
     try:
         array = np.asarray(item)
-    except ValueError:
+    except (ValueError, OverflowError):
         array = np.empty(0, object)
     if array.dtype.kind not in "iuf":
         raise FileError(
@@ -302,10 +302,14 @@ def _read_csv(file: BinaryIO, name: str) -> FoundLoad:
     try:
         header = _csv_header(text)
         if header is None:
-            return FoundLoad(_whole_numbers(np.loadtxt(text, delimiter=",", ndmin=2)))
+            return FoundLoad(_whole_numbers(_table(text, np.dtype(np.float64), 2)))
         return _from_long_rows(text, header, name)
     except UnicodeDecodeError as error:
         raise FileError(f"{name} is not text", _KNOWN, "convert it to one of these") from error
+    except UserWarning as error:
+        raise FileError(
+            f"{name} holds no rows of numbers", "a load file holds at least one layer", "record it again"
+        ) from error
     except ValueError as error:
         raise FileError(
             f"{name} is not a table of numbers ({_first_line(error)})",
@@ -314,6 +318,12 @@ def _read_csv(file: BinaryIO, name: str) -> FoundLoad:
         ) from error
     finally:
         text.detach()
+
+
+def _table(text: io.TextIOWrapper, dtype: np.dtype[Any], ndmin: Literal[1, 2]) -> npt.NDArray[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numpy only warns where there is no row at all
+        return np.loadtxt(text, dtype=dtype, delimiter=",", ndmin=ndmin)
 
 
 def _csv_header(text: io.TextIOWrapper) -> list[str] | None:
@@ -326,56 +336,53 @@ def _csv_header(text: io.TextIOWrapper) -> list[str] | None:
 
 
 def _from_long_rows(text: io.TextIOWrapper, header: list[str], name: str) -> FoundLoad:
-    columns = ["step", "layer", "expert", "load"] if "step" in header else ["layer", "expert", "load"]
-    if sorted(header) != sorted(columns):
+    columns = ["step", "layer", "expert"] if "step" in header else ["layer", "expert"]
+    if sorted(header) != sorted([*columns, "load"]):
         raise FileError(
             f"{name} has the columns {', '.join(header)}",
             "they must be layer, expert, load, and step if there are several steps",
             "rename the columns or drop the others",
         )
-    order = [header.index(column) for column in columns]
-    index_chunks, load_chunks = [], []
-    for chunk in _csv_chunks(text):
-        index = chunk[:, order[:-1]]
-        if not (index == np.floor(index)).all() or (index < 0).any():
-            raise FileError(f"{name} has a {'/'.join(columns[:-1])} that is no whole number >= 0", "they count", "mend it")
-        index_chunks.append(index.astype(np.int32))
-        load_chunks.append(chunk[:, order[-1]])
-    if not load_chunks:
-        raise FileError(f"{name} has a header and no rows", "a load file holds at least one layer", "record it again")
-    return _scattered(np.concatenate(index_chunks), np.concatenate(load_chunks), columns, name)
+    rows = _table(text, np.dtype([(column, np.float64 if column == "load" else np.int32) for column in header]), 1)
+    for column in columns:
+        if rows[column].min() < 0:
+            raise FileError(f"{name} has {column} {rows[column].min()}", "they count from 0", "mend that row")
+    return _scattered(rows, columns, name)
 
 
-def _csv_chunks(text: io.TextIOWrapper) -> Iterator[npt.NDArray[np.float64]]:
-    while lines := text.readlines(_CHUNK_ROWS * 12):
-        rows = [line for line in lines if line.strip()]
-        if rows:
-            yield np.loadtxt(rows, delimiter=",", ndmin=2)
-
-
-def _scattered(index: npt.NDArray[np.int32], load: npt.NDArray[np.float64], columns: list[str], name: str) -> FoundLoad:
+def _scattered(rows: npt.NDArray[Any], columns: list[str], name: str) -> FoundLoad:
     """Place each row's load at its (step, layer, expert); every cell must come exactly once."""
-    names, places = zip(*(np.unique(index[:, c], return_inverse=True) for c in range(index.shape[1])), strict=True)
+    names = [np.unique(rows[column]) for column in columns]
     shape = tuple(len(values) for values in names)
-    cells = np.ravel_multi_index(places, shape)
-    times = np.bincount(cells, minlength=int(np.prod(shape)))
-    if (times != 1).any():
-        cell = np.unravel_index(int(np.argmax(times != 1)), shape)
-        where = ", ".join(f"{c} {int(n[i])}" for c, n, i in zip(columns, names, cell, strict=False))
-        raise FileError(
-            f"{name} has {int(times[np.ravel_multi_index(cell, shape)])} rows for {where}",
-            "each needs exactly one",
-            "add a row (load 0 counts) or drop the copies",
-        )
+    cell = np.zeros(len(rows), np.int64)
+    for column, values in zip(columns, names, strict=True):
+        cell *= len(values)
+        cell += np.searchsorted(values, rows[column])
+    if len(rows) != np.prod(shape) or (np.bincount(cell, minlength=len(rows)) != 1).any():
+        raise _not_once(cell, columns, names, name)
     if not np.array_equal(names[-1], np.arange(shape[-1])):
         raise FileError(
             f"{name} skips expert {int(np.setdiff1d(np.arange(shape[-1]), names[-1])[0])}",
             "experts must be numbered 0, 1, 2, ... without gaps",
             "add rows with load 0",
         )
-    filled = np.empty(cells.size, np.float64)
-    filled[cells] = load
+    filled = np.empty(len(rows), np.float64)
+    filled[cell] = rows["load"]
     return FoundLoad(_whole_numbers(filled.reshape(shape)), tuple(int(layer) for layer in names[-2]))
+
+
+def _not_once(cell: npt.NDArray[np.int64], columns: list[str], names: list[npt.NDArray[Any]], name: str) -> FileError:
+    """Name the first cell that has no row, or else the first that has several."""
+    found, times = np.unique(cell, return_counts=True)
+    gaps = np.flatnonzero(found != np.arange(len(found)))
+    full = len(found) == np.prod([len(values) for values in names])
+    wrong = int(found[np.argmax(times > 1)]) if full else int(gaps[0]) if len(gaps) else len(found)
+    count = int(times[np.argmax(times > 1)]) if full else 0
+    place = np.unravel_index(wrong, [len(values) for values in names])
+    where = ", ".join(f"{column} {values[i]}" for column, values, i in zip(columns, names, place, strict=True))
+    return FileError(
+        f"{name} has {count} rows for {where}", "each needs exactly one", "add a row (load 0 counts) or drop copies"
+    )
 
 
 def _whole_numbers(values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:

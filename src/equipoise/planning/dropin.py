@@ -51,9 +51,10 @@ def rebalance_experts(weight: Any, num_replicas: int, num_groups: int, num_nodes
 
     Examples
     --------
-    >>> phy2log, log2phy, logcnt = rebalance_experts(np.array([[90, 30, 20, 20, 10, 10]]), 8, 1, 1, 4)
+    >>> weight = [[90, 30, 20, 20, 10, 10]]
+    >>> phy2log, log2phy, logcnt = rebalance_experts(weight, 8, 1, 1, 4)
     >>> phy2log.tolist(), logcnt.tolist()
-    ([[0, 4, 0, 5, 0, 2, 1, 3]], [[3, 1, 1, 1, 1, 1]])
+    ([[0, 2, 0, 3, 0, 4, 1, 5]], [[3, 1, 1, 1, 1, 1]])
     """
     load = as_array(weight)
     if load.ndim != 2:

@@ -125,7 +125,7 @@ def plan(
     --------
     >>> result = plan([[90, 30, 20, 20, 10, 10]], Cluster(num_ranks=4, slots_per_rank=2))
     >>> result.placement.expert_of_slot.tolist(), result.placement.rank_load([[90, 30, 20, 20, 10, 10]]).tolist()
-    ([[0, 4, 0, 5, 0, 2, 1, 3]], [[40.0, 40.0, 50.0, 50.0]])
+    ([[0, 2, 0, 3, 0, 4, 1, 5]], [[50.0, 50.0, 40.0, 40.0]])
     >>> result.balancedness, result.bound.tolist()
     (0.9, [45.0])
     """

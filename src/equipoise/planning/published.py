@@ -122,7 +122,7 @@ def balanced_packing(
     --------
     >>> pack_index, _ = balanced_packing(np.array([[9.0, 8.0, 5.0, 4.0, 3.0, 1.0]]), 2)
     >>> pack_index.tolist()
-    [[0, 1, 1, 0, 1, 0]]
+    [[1, 0, 1, 0, 0, 1]]
     """
     packer = named_packer(constructor, refine, candidates=candidates, noise=noise, rounds=rounds, seed=seed)
     values = _checked_weight(as_array(weight))

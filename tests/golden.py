@@ -1,0 +1,72 @@
+"""Plans whose bytes are recorded: prints their hashes, `--write` records them, `--assembly` looks for fused operations."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import pkgutil
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import equipoise.kernels
+from equipoise import Cluster, LoadTrace, balanced_packing, plan, rebalance_experts
+
+FILE = Path(__file__).with_name("golden.json")
+FUSED = re.compile(r"\bv?fn?m(?:add|sub|la|ls)\w*", re.IGNORECASE)
+
+
+def synthetic(layers: int, experts: int, power: int, step: int) -> np.ndarray:
+    """Return loads made with integers alone, so that they are the same everywhere: uneven, with many ties in layer 0."""
+    place = (np.arange(layers)[:, np.newaxis] * 7919 + np.arange(experts) * step) % 1009
+    load = place**power + 1
+    load[0] = place[0] % 5
+    return load
+
+
+def hashes() -> dict[str, str]:
+    """Return a hash of every recorded plan."""
+    trace = LoadTrace.example()
+    small, large = synthetic(6, 64, 2, 331), synthetic(4, 256, 3, 577)
+    strict = {"num_groups": 8, "locality": "strict"}
+    arrays = {
+        "example none": plan(trace, Cluster(8, 5)).placement.expert_of_slot,
+        "example strict": plan(trace, Cluster(8, 5, 4), **strict).placement.expert_of_slot,
+        "small none": plan(small, Cluster(8, 9)).placement.expert_of_slot,
+        "small no spare": plan(small, Cluster(8, 8)).placement.expert_of_slot,
+        "large none": plan(large, Cluster(32, 9)).placement.expert_of_slot,
+        "large strict": plan(large, Cluster(32, 9, 4), **strict).placement.expert_of_slot,
+        "large shares": plan(large / 7.0, Cluster(16, 20)).placement.expert_of_slot,
+        "zero": plan(np.zeros((2, 16)), Cluster(4, 6)).placement.expert_of_slot,
+        "drop-in": rebalance_experts(large, 288, 8, 4, 32)[0],
+    }
+    for refine in (None, "swap", "reconstruct"):
+        for constructor in ("shuffle", "ensemble"):
+            packs = balanced_packing(small, 8, constructor=constructor, candidates=24, refine=refine, noise=0.2, seed=3)
+            arrays[f"{constructor}, {refine}"] = packs[0]
+    return {name: hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16] for name, array in arrays.items()}
+
+
+def fused_instructions() -> dict[str, object]:
+    """Return what the compiled kernels hold of fused multiply-adds, and how much was looked at."""
+    hashes()
+    kernels, instructions, fused = 0, 0, set()
+    for module in pkgutil.iter_modules(equipoise.kernels.__path__, "equipoise.kernels."):
+        for function in vars(importlib.import_module(module.name)).values():
+            for assembly in getattr(function, "inspect_asm", dict)().values():
+                kernels += 1
+                instructions += assembly.count("\n")
+                fused.update(FUSED.findall(assembly))
+    return {"kernels": kernels, "instructions": instructions, "fused": sorted(fused)}
+
+
+if __name__ == "__main__":
+    if "--assembly" in sys.argv:
+        print(json.dumps(fused_instructions()))
+    elif "--write" in sys.argv:
+        FILE.write_text(json.dumps(hashes(), indent=2) + "\n")
+    else:
+        print(json.dumps(hashes()))

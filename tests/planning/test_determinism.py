@@ -1,0 +1,87 @@
+"""A plan is a pure function of load, cluster, parameters and seed: any thread, process, layer order, CPU (semantics 8)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import golden
+from equipoise import Cluster, plan, rebalance_experts
+
+EXPECTED = json.loads((Path(__file__).parents[1] / "golden.json").read_text())
+
+
+def test_golden_hashes():
+    """Plans are those of the last deliberate change; `python tests/golden.py --write` records a new one."""
+    assert golden.hashes() == EXPECTED
+
+
+@pytest.mark.parametrize("threads", [2, 3, 64])
+def test_threads_change_nothing(skewed, threads):
+    """Any number of threads, more than layers too, gives the same bytes and figures."""
+    for cluster, options in ((Cluster(8, 9), {}), (Cluster(8, 9, 4), {"num_groups": 8, "locality": "strict"})):
+        one = plan(skewed, cluster, **options)
+        many = plan(skewed, cluster, num_threads=threads, **options)
+        assert one.placement.expert_of_slot.tobytes() == many.placement.expert_of_slot.tobytes()
+        assert one.bound.tobytes() == many.bound.tobytes()
+        assert one.largest.tobytes() == many.largest.tobytes()
+
+
+def test_layers_are_planned_by_content_not_by_place(skewed):
+    """Shuffled layers give the same rows, shuffled."""
+    order = [3, 1, 5, 0, 4, 2]
+    straight = plan(skewed, Cluster(8, 9)).placement.expert_of_slot
+    assert np.array_equal(plan(skewed[order], Cluster(8, 9)).placement.expert_of_slot, straight[order])
+    calls = [rebalance_experts(load, 72, 8, 4, 8)[0] for load in (skewed, skewed[order])]
+    assert np.array_equal(calls[1], calls[0][order])
+
+
+def _in_another_process(tmp_path, **environment):
+    """Run the golden plans in a process of its own, with a compile cache of its own where the compiler's target changes."""
+    command = [sys.executable, "-W", "error", str(Path(golden.__file__))]
+    env = {**os.environ, "PYTHONHASHSEED": "random", **environment}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=300)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.compiled
+def test_another_process_gives_the_same(tmp_path):
+    """Nothing depends on the process."""
+    assert _in_another_process(tmp_path) == EXPECTED
+
+
+@pytest.mark.compiled
+def test_a_generic_cpu_gives_the_same(tmp_path):
+    """Kernels compiled without this CPU's vector units and fused multiply-add give the same plans."""
+    cache = str(tmp_path / "cache")
+    assert _in_another_process(tmp_path, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=cache) == EXPECTED
+
+
+@pytest.mark.compiled
+def test_numpy_without_vector_units_gives_the_same(tmp_path):
+    """Numpy's own choice of instructions, which orders ties in its default sort, changes nothing."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+
+    present = [name for name in __cpu_dispatch__ if __cpu_features__.get(name)]
+    if not present:
+        pytest.skip("this numpy dispatches on no feature of this CPU")
+    assert _in_another_process(tmp_path, NPY_DISABLE_CPU_FEATURES=" ".join(present)) == EXPECTED
+
+
+@pytest.mark.compiled
+def test_no_fused_multiply_add_is_compiled(tmp_path):
+    """Fused operations round once instead of twice: results would differ from machine to machine."""
+    cache = str(tmp_path / "cache")
+    command = [sys.executable, str(Path(golden.__file__)), "--assembly"]
+    env = {**os.environ, "NUMBA_CACHE_DIR": cache}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=300)
+    fused = json.loads(done.stdout)
+    assert fused["kernels"] > 10
+    assert fused["instructions"] > 1000
+    assert fused["fused"] == []
