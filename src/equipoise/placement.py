@@ -258,7 +258,7 @@ class Placement:
         return np.bincount(key, minlength=shape[0] * shape[1] * shape[2]).reshape(shape)
 
     def _checked_load(self, load: npt.ArrayLike | LoadTrace) -> FloatArray:
-        trace = load if isinstance(load, LoadTrace) else LoadTrace(load)
+        trace = load if isinstance(load, LoadTrace) else LoadTrace(load)  # type: ignore[arg-type]
         if (trace.num_layers, trace.num_experts) != (self.num_layers, self.num_experts):
             raise ArgumentError(
                 f"load has {trace.num_layers} layers of {trace.num_experts} experts",
@@ -272,9 +272,8 @@ def _as_array(given: object) -> npt.NDArray[Any]:
     try:
         return np.asarray(given)
     except ValueError as error:
-        raise ArgumentError(
-            "expert_of_slot has rows of unequal length", "it must be [layers, slots]", "mend the rows"
-        ) from error
+        rule = "it must be [layers, slots]"
+        raise ArgumentError("expert_of_slot has rows of unequal length", rule, "mend the rows") from error
 
 
 def _frozen(array: IntArray) -> IntArray:

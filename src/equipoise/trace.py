@@ -42,7 +42,7 @@ class LoadTrace:
     ((2, 1, 2), [[5, 3]])
     """
 
-    load: Any  # an array once made; anything array-like to make it
+    load: npt.NDArray[Any]
     layer_ids: Sequence[int] = ()
     labels: Sequence[str] | None = None
 

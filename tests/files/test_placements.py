@@ -49,9 +49,14 @@ def test_a_failing_writer_leaves_nothing(tmp_path):
     """The old file stays, the half one goes."""
     path = tmp_path / "p.json"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="half way"), whole_file(path) as file:
-        file.write(b"new")
-        raise RuntimeError("half way")
+
+    def write_half():
+        with whole_file(path) as file:
+            file.write(b"new")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["p.json"]
 

@@ -307,9 +307,7 @@ def _read_csv(file: BinaryIO, name: str) -> FoundLoad:
     except UnicodeDecodeError as error:
         raise FileError(f"{name} is not text", _KNOWN, "convert it to one of these") from error
     except UserWarning as error:
-        raise FileError(
-            f"{name} holds no rows of numbers", "a load file holds at least one layer", "record it again"
-        ) from error
+        raise FileError(f"{name} holds no rows of numbers", "a load has at least one layer", "record it again") from error
     except ValueError as error:
         raise FileError(
             f"{name} is not a table of numbers ({_first_line(error)})",

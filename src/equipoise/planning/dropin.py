@@ -96,7 +96,7 @@ def _no_worse_than_published(
     problem = make_problem(load, cluster, num_groups, locality)
     rows = rows_as_published(problem, pair_groups_as_published(problem))
     _, published_largest = place(problem, rows, Packer(lpt()))
-    slots = placement.expert_of_slot.copy()
+    slots: Ints = placement.expert_of_slot.copy()
     if (published_largest < largest).any():
         refined_slots, refined_largest = place(problem, rows, Packer(lpt(), best_swap()))
         better = refined_largest < largest

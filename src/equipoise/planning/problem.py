@@ -119,6 +119,6 @@ class Problem:
 
 def make_problem(load: npt.ArrayLike | LoadTrace, cluster: Cluster, num_groups: int = 1, locality: str = "none") -> Problem:
     """Check raw input: ``load`` as an array [layers, experts] or [steps, layers, experts], or a trace (steps added up)."""
-    trace = load if isinstance(load, LoadTrace) else LoadTrace(load)
+    trace = load if isinstance(load, LoadTrace) else LoadTrace(load)  # type: ignore[arg-type]
     total = np.ascontiguousarray(trace.sum(), np.float64)
     return Problem(total, cluster, num_groups, locality)  # type: ignore[arg-type]
