@@ -109,7 +109,7 @@ def test_inspect_the_example(run):
 
 def test_compare_puts_the_published_steps_side_by_side(run):
     """Each packing with noise comes once a noise, the others once; figures are balance and time."""
-    names = "ensemble+swap,ensemble+reconstruct,lpt+best_swap"
+    names = "ensemble+swap,ensemble+reconstruct,lpt+best_swap,default"
     command = ("compare", EXAMPLE, "--packing", names, "--noise", "0.1,0.2")
     code, out, _ = run(*command, "--json")
     assert code == 0
@@ -120,6 +120,7 @@ def test_compare_puts_the_published_steps_side_by_side(run):
         ("ensemble+reconstruct", 0.1),
         ("ensemble+reconstruct", 0.2),
         ("lpt+best_swap", None),
+        ("default", None),
     ]
     ours = plan(LoadTrace.example(), Cluster(8, 5)).balancedness
     assert np.isclose(found[-1]["balancedness"], ours, rtol=1e-12)
@@ -131,7 +132,7 @@ def test_compare_puts_the_published_steps_side_by_side(run):
 
 def test_compare_scores_the_next_window(run):
     """With windows, each is planned and scored on the one after; by hand for one packing."""
-    command = ("compare", EXAMPLE, "--packing", "lpt+best_swap", "--window", 5, *SHAPE, "--json")
+    command = ("compare", EXAMPLE, "--packing", "default", "--window", 5, *SHAPE, "--json")
     found = json.loads(run(*command)[1])
     windows = LoadTrace.example().windows(5)
     plans = [plan(load, Cluster(8, 5)) for load in windows.load]

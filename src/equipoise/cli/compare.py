@@ -17,13 +17,14 @@ from equipoise.planning.problem import make_problem
 from equipoise.planning.warming import warm_up
 from equipoise.trace import LoadTrace
 
-_PACKINGS = "lpt,lpt+swap,ensemble+swap,ensemble+reconstruct,lpt+best_swap"
+_PACKINGS = "lpt,lpt+swap,ensemble+swap,ensemble+reconstruct,lpt+best_swap,default"
+_PACKING_HELP = "Constructors, alone or with +refiner; default is what plan runs."
 _RANKS = 8
 
 
 def compare(
     load: options.Load,
-    packing: Annotated[str, typer.Option(metavar="NAME,...", help="Constructors, each with +refiner or alone.")] = _PACKINGS,
+    packing: Annotated[str, typer.Option(metavar="NAME,...", help=_PACKING_HELP)] = _PACKINGS,
     noise: Annotated[str, typer.Option(metavar="W,...", help="Widths of noise, for noisy_lpt and ensemble.")] = "0.1",
     ranks: options.Ranks = _RANKS,
     slots: Annotated[

@@ -25,7 +25,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     """Print a table: the first column to the left, the others, figures, to the right."""
     grid = Table(title=title, title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
-        grid.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        grid.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in rows:
         grid.add_row(*row)
     out.print(grid)

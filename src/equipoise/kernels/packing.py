@@ -6,12 +6,14 @@ published first packing differs from it only in the order of dealing.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from equipoise.kernels.compiling import kernel
 from equipoise.kernels.random import below, draw, key_of, uniform
 from equipoise.kernels.sorting import sort_descending
-from equipoise.kernels.types import Floats, Ints
+from equipoise.kernels.types import Flags, Floats, Ints
 
 SORTED = 0
 INTERLEAVED = 1
@@ -19,36 +21,58 @@ SHUFFLED = 2
 NOISY = 3
 
 
+class Dealing(NamedTuple):
+    """Scratch of :func:`deal`, made once a call for a number of packs and ids.
+
+    ``load`` and ``room`` are [packs], ``holds`` [packs, ids]; ``winner`` and ``leaf_load`` are a tournament tree that keeps the
+    lightest pack with room on top, lower numbers first on ties; ``skipped`` [packs] are packs set aside for an item.
+    """
+
+    load: Floats
+    room: Ints
+    holds: Flags
+    winner: Ints
+    leaf_load: Floats
+    skipped: Ints
+
+
+@kernel
+def make_dealing(num_packs: int, num_ids: int) -> Dealing:
+    """Return scratch for ``num_packs`` packs and ids in [0, num_ids)."""
+    leaves = 1
+    while leaves < num_packs:
+        leaves *= 2
+    return Dealing(
+        np.empty(num_packs, np.float64),
+        np.empty(num_packs, np.int64),
+        np.zeros((num_packs, num_ids), np.bool_),
+        np.empty(2 * leaves, np.int64),
+        np.empty(leaves, np.float64),
+        np.empty(num_packs, np.int64),
+    )
+
+
 @kernel
 def pack_in_orders(
     weight: Floats, item_id: Ints, num_ids: int, num_packs: int, order_kind: Ints, noise: float, seed: int
-) -> tuple[Ints, Floats]:
+) -> Ints:
     """Pack each row in several orders of dealing and keep the packing with the smallest largest pack.
 
     ``weight`` [rows, n] falls along each row, ``item_id`` [rows, n] lies in [0, num_ids); items of one id end on different
     packs, n/num_packs items on each. ``order_kind`` [candidates] names each candidate's order; ties go to the earlier one.
-    Returns the pack of each item [rows, n] and the largest pack of each row [rows].
+    Returns the pack of each item [rows, n].
     """
     num_rows, n = weight.shape
-    room_per_pack = n // num_packs
     best_pack = np.empty((num_rows, n), np.int64)
-    best_largest = np.empty(num_rows, np.float64)
     order = np.empty(n, np.int64)
     pack = np.empty(n, np.int64)
     noisy = np.empty(n, np.float64)
     value_scratch = np.empty(n, np.float64)
     order_scratch = np.empty(n, np.int64)
-    load = np.empty(num_packs, np.float64)
-    room = np.empty(num_packs, np.int64)
-    holds = np.zeros((num_packs, num_ids), np.bool_)
-    leaves = 1
-    while leaves < num_packs:
-        leaves *= 2
-    winner = np.empty(2 * leaves, np.int64)
-    leaf_load = np.empty(leaves, np.float64)
-    skipped = np.empty(num_packs, np.int64)
+    dealing = make_dealing(num_packs, num_ids)
     for x in range(num_rows):
-        key = key_of(seed, weight[x]) if order_kind.shape[0] > 1 or order_kind[0] >= SHUFFLED else np.uint64(0)
+        best_largest = np.inf
+        key = key_of(seed, weight[x]) if order_kind.max() >= SHUFFLED else np.uint64(0)
         for candidate in range(order_kind.shape[0]):
             kind = order_kind[candidate]
             if kind == SORTED:
@@ -61,12 +85,12 @@ def pack_in_orders(
                 _shuffle(order, draw(key, candidate))
             else:
                 _sort_noisily(weight[x], noise, draw(key, candidate), order, noisy, value_scratch, order_scratch)
-            _deal(weight[x], item_id[x], order, room_per_pack, pack, load, room, holds, winner, leaf_load, skipped)
-            largest = load.max()
-            if candidate == 0 or largest < best_largest[x]:
-                best_largest[x] = largest
+            deal(weight[x], item_id[x], order, pack, dealing)
+            largest = dealing.load.max()
+            if largest < best_largest:
+                best_largest = largest
                 best_pack[x] = pack
-    return best_pack, best_largest
+    return best_pack
 
 
 @kernel
@@ -90,36 +114,12 @@ def _sort_noisily(
 
 
 @kernel
-def _deal(
-    weight: Floats,
-    item_id: Ints,
-    order: Ints,
-    room_per_pack: int,
-    pack: Ints,
-    load: Floats,
-    room: Ints,
-    holds: np.ndarray,
-    winner: Ints,
-    leaf_load: Floats,
-    skipped: Ints,
-) -> None:
-    """Fill ``pack`` [n] and ``load`` [packs]; ``holds`` comes and goes all false.
-
-    A tournament tree (``winner``, ``leaf_load``) keeps the lightest pack with room on top, lower numbers first on ties.
-    """
+def deal(weight: Floats, item_id: Ints, order: Ints, pack: Ints, dealing: Dealing) -> None:
+    """Deal items [n] in ``order`` [n]: fills ``pack`` [n] and ``dealing.load``; ``dealing.holds`` comes and goes all false."""
+    load, room, holds, winner, leaf_load, skipped = dealing
     n = order.shape[0]
     num_packs = load.shape[0]
-    leaves = leaf_load.shape[0]
-    for p in range(num_packs):
-        load[p] = 0.0
-        room[p] = room_per_pack
-        leaf_load[p] = 0.0
-    for p in range(num_packs, leaves):
-        leaf_load[p] = np.inf
-    for p in range(leaves):
-        winner[leaves + p] = p
-    for node in range(leaves - 1, 0, -1):
-        _play(winner, leaf_load, node)
+    _start(load, room, winner, leaf_load, n // num_packs)
     for position in range(n):
         item = order[position]
         this_id = item_id[item]
@@ -131,7 +131,7 @@ def _deal(
             _set_leaf(winner, leaf_load, target, np.inf)
             target = winner[1]
         if leaf_load[target] == np.inf:
-            target = _make_room(weight, item_id, order, position, pack, load, room, holds, skipped[0])
+            target = _make_room(weight, item_id, order, position, pack, dealing, skipped[0])
         pack[item] = target
         load[target] += weight[item]
         room[target] -= 1
@@ -145,22 +145,27 @@ def _deal(
 
 
 @kernel
-def _make_room(
-    weight: Floats,
-    item_id: Ints,
-    order: Ints,
-    position: int,
-    pack: Ints,
-    load: Floats,
-    room: Ints,
-    holds: np.ndarray,
-    receiver: int,
-) -> int:
+def _start(load: Floats, room: Ints, winner: Ints, leaf_load: Floats, room_per_pack: int) -> None:
+    leaves = leaf_load.shape[0]
+    for p in range(leaves):
+        winner[leaves + p] = p
+        leaf_load[p] = np.inf
+    for p in range(load.shape[0]):
+        load[p] = 0.0
+        room[p] = room_per_pack
+        leaf_load[p] = 0.0
+    for node in range(leaves - 1, 0, -1):
+        _play(winner, leaf_load, node)
+
+
+@kernel
+def _make_room(weight: Floats, item_id: Ints, order: Ints, position: int, pack: Ints, dealing: Dealing, receiver: int) -> int:
     """Free a place for the item at ``position`` when every pack with room holds its id already; return the pack.
 
     One item moves from a full pack without the id to ``receiver``, so that the larger of the two ends smallest. There is
     always one: the full pack holds at least two ids more than the receiver shares with it.
     """
+    load, room, holds, _, _, _ = dealing
     item = order[position]
     best = np.inf
     moved = -1

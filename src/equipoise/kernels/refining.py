@@ -1,20 +1,88 @@
 """Improve a packing by exchanges between two packs. Each keeps the number of items a pack and equal ids apart.
 
 A packing is handed over as the pack of each item, items sorted from large to small within a row; inside, every pack lists
-its items in that order, so two packs are compared by walking both lists once.
+its items in that order, so two packs are compared by walking both lists once. Packs are ranked from heavy to light, lower
+numbers first on ties.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from equipoise.kernels.compiling import kernel
+from equipoise.kernels.sorting import sort_descending
 from equipoise.kernels.types import Flags, Floats, Ints
 
 UNTIL_NONE_HELPS = -1
 
-# An exchange counts as a gain only above rounding: sums of loads carry a few units in the last place.
-_ROUNDING = 1e-13
+ROUNDING = 1e-13
+"""A change counts as a gain only above this share: sums of loads carry a few units in the last place."""
+
+
+class Packs(NamedTuple):
+    """The packs of one row, and scratch.
+
+    ``item``, ``weight`` and ``item_id`` are [packs, size], items in rising order; ``load`` and ``ranking`` [packs]; ``holds``
+    [packs, ids] is all false while the packs are closed.
+    """
+
+    item: Ints
+    weight: Floats
+    item_id: Ints
+    load: Floats
+    ranking: Ints
+    holds: Flags
+    value_scratch: Floats
+    order_scratch: Ints
+
+
+@kernel
+def make_packs(num_packs: int, size: int, num_ids: int) -> Packs:
+    """Return closed packs of ``size`` items with ids in [0, num_ids)."""
+    return Packs(
+        np.empty((num_packs, size), np.int64),
+        np.empty((num_packs, size), np.float64),
+        np.empty((num_packs, size), np.int64),
+        np.empty(num_packs, np.float64),
+        np.empty(num_packs, np.int64),
+        np.zeros((num_packs, num_ids), np.bool_),
+        np.empty(num_packs, np.float64),
+        np.empty(num_packs, np.int64),
+    )
+
+
+@kernel
+def open_packs(weight: Floats, item_id: Ints, pack: Ints, packs: Packs) -> None:
+    """Fill the packs with a row's items: ``weight``, ``item_id`` and ``pack`` are [n]."""
+    num_packs = packs.load.shape[0]
+    packs.load[:] = 0.0
+    packs.ranking[:] = 0  # counts the items of each pack until the packs are ranked
+    for i in range(weight.shape[0]):
+        p = pack[i]
+        place = packs.ranking[p]
+        packs.item[p, place] = i
+        packs.weight[p, place] = weight[i]
+        packs.item_id[p, place] = item_id[i]
+        packs.holds[p, item_id[i]] = True
+        packs.load[p] += weight[i]
+        packs.ranking[p] += 1
+    sorted_load = np.empty(num_packs, np.float64)
+    for p in range(num_packs):
+        packs.ranking[p] = p
+        sorted_load[p] = packs.load[p]
+    sort_descending(sorted_load, packs.ranking, packs.value_scratch, packs.order_scratch)
+
+
+@kernel
+def close_packs(pack: Ints, packs: Packs) -> None:
+    """Write each item's pack back to ``pack`` [n] and empty the packs."""
+    num_packs, size = packs.item.shape
+    for p in range(num_packs):
+        for i in range(size):
+            pack[packs.item[p, i]] = p
+            packs.holds[p, packs.item_id[p, i]] = False
 
 
 @kernel
@@ -22,35 +90,42 @@ def best_swap(weight: Floats, item_id: Ints, num_ids: int, pack: Ints, num_packs
     """Exchange items out of the heaviest pack, always the exchange that lowers the larger of its two packs most.
 
     ``weight``, ``item_id`` and ``pack`` are [rows, n]; ``pack`` is improved in place. Stops when no exchange helps, or after
-    ``rounds`` exchanges. An exchange with another pack costs O(n/num_packs); packs whose mean with the heaviest cannot beat
-    the best exchange found are passed over.
+    ``rounds`` exchanges.
     """
     num_rows, n = weight.shape
-    size = n // num_packs
-    items = np.empty((num_packs, size), np.int64)
-    load = np.empty(num_packs, np.float64)
-    holds = np.zeros((num_packs, num_ids), np.bool_)
+    packs = make_packs(num_packs, n // num_packs, num_ids)
     for x in range(num_rows):
-        _open_row(weight[x], item_id[x], pack[x], items, load, holds)
-        done = 0
-        while done != rounds:
-            heavy, light = _extremes(load)
-            best = load[heavy] * (1.0 - _ROUNDING)
-            best_other = -1
-            best_i = -1
-            best_j = -1
-            for visit in range(-1, num_packs):
-                other = light if visit == -1 else visit
-                if other == heavy or (visit == light) or 0.5 * (load[heavy] + load[other]) >= best:
-                    continue
-                found, i, j = _best_exchange(weight[x], item_id[x], items, load, holds, heavy, other, best)
-                if i >= 0:
-                    best, best_other, best_i, best_j = found, other, i, j
-            if best_other < 0:
+        open_packs(weight[x], item_id[x], pack[x], packs)
+        swap_in_row(packs, rounds)
+        close_packs(pack[x], packs)
+
+
+@kernel
+def swap_in_row(packs: Packs, rounds: int) -> None:
+    """Apply :func:`best_swap` to one row of open packs.
+
+    Comparing two packs costs O(n/num_packs). The lightest goes first; once the mean of a pack with the heaviest cannot beat the
+    best exchange found, neither can the heavier ones that follow.
+    """
+    num_packs = packs.load.shape[0]
+    done = 0
+    while done != rounds:
+        heavy = packs.ranking[0]
+        best = packs.load[heavy] * (1.0 - ROUNDING)
+        best_rank = -1
+        best_i = -1
+        best_j = -1
+        for rank in range(num_packs - 1, 0, -1):
+            other = packs.ranking[rank]
+            if 0.5 * (packs.load[heavy] + packs.load[other]) >= best:
                 break
-            _exchange(weight[x], item_id[x], items, load, holds, heavy, best_i, best_other, best_j)
-            done += 1
-        _close_row(item_id[x], items, holds, pack[x])
+            found, i, j = _best_exchange(packs, heavy, other, best)
+            if i >= 0:
+                best, best_rank, best_i, best_j = found, rank, i, j
+        if best_rank < 0:
+            break
+        _exchange(packs, best_i, best_rank, best_j)
+        done += 1
 
 
 @kernel
@@ -60,24 +135,19 @@ def swap(weight: Floats, item_id: Ints, num_ids: int, pack: Ints, num_packs: int
     Arguments as for :func:`best_swap`; stops when this pair has no exchange that helps.
     """
     num_rows, n = weight.shape
-    size = n // num_packs
-    items = np.empty((num_packs, size), np.int64)
-    load = np.empty(num_packs, np.float64)
-    holds = np.zeros((num_packs, num_ids), np.bool_)
+    packs = make_packs(num_packs, n // num_packs, num_ids)
     for x in range(num_rows):
-        _open_row(weight[x], item_id[x], pack[x], items, load, holds)
+        open_packs(weight[x], item_id[x], pack[x], packs)
         done = 0
-        while done != rounds:
-            heavy, light = _extremes(load)
-            if heavy == light:
-                break
-            bar = load[heavy] * (1.0 - _ROUNDING)
-            _, i, j = _best_exchange(weight[x], item_id[x], items, load, holds, heavy, light, bar)
+        while done != rounds and num_packs > 1:
+            heavy = packs.ranking[0]
+            bar = packs.load[heavy] * (1.0 - ROUNDING)
+            _, i, j = _best_exchange(packs, heavy, packs.ranking[num_packs - 1], bar)
             if i < 0:
                 break
-            _exchange(weight[x], item_id[x], items, load, holds, heavy, i, light, j)
+            _exchange(packs, i, num_packs - 1, j)
             done += 1
-        _close_row(item_id[x], items, holds, pack[x])
+        close_packs(pack[x], packs)
 
 
 @kernel
@@ -88,167 +158,145 @@ def reconstruct(weight: Floats, item_id: Ints, num_ids: int, pack: Ints, num_pac
     lightest pack is tried; equal ids stay apart. Arguments as for :func:`best_swap`; a round is one rebuild that was kept.
     """
     num_rows, n = weight.shape
-    size = n // num_packs
-    items = np.empty((num_packs, size), np.int64)
-    load = np.empty(num_packs, np.float64)
-    holds = np.zeros((num_packs, num_ids), np.bool_)
-    tried = np.empty(num_packs, np.bool_)
-    dealt = np.empty((2, size), np.int64)
+    packs = make_packs(num_packs, n // num_packs, num_ids)
+    dealt = np.empty((2, n // num_packs), np.int64)
     for x in range(num_rows):
-        _open_row(weight[x], item_id[x], pack[x], items, load, holds)
+        open_packs(weight[x], item_id[x], pack[x], packs)
         done = 0
-        while done != rounds:
-            heavy, _ = _extremes(load)
-            tried[:] = False
-            tried[heavy] = True
-            rebuilt = False
-            for _ in range(num_packs - 1):
-                light = -1
-                for p in range(num_packs):
-                    if not tried[p] and (light < 0 or load[p] < load[light]):
-                        light = p
-                tried[light] = True
-                if _rebuild(weight[x], item_id[x], items, load, holds, heavy, light, dealt):
-                    rebuilt = True
-                    break
-            if not rebuilt:
-                break
+        while done != rounds and _rebuild_heaviest(weight[x], item_id[x], packs, dealt):
             done += 1
-        _close_row(item_id[x], items, holds, pack[x])
+        close_packs(pack[x], packs)
 
 
 @kernel
-def _open_row(weight: Floats, item_id: Ints, pack: Ints, items: Ints, load: Floats, holds: Flags) -> None:
-    filled = np.zeros(load.shape[0], np.int64)
-    load[:] = 0.0
-    for item in range(weight.shape[0]):
-        p = pack[item]
-        items[p, filled[p]] = item
-        filled[p] += 1
-        load[p] += weight[item]
-        holds[p, item_id[item]] = True
-
-
-@kernel
-def _close_row(item_id: Ints, items: Ints, holds: Flags, pack: Ints) -> None:
-    num_packs, size = items.shape
-    for p in range(num_packs):
-        for i in range(size):
-            pack[items[p, i]] = p
-            holds[p, item_id[items[p, i]]] = False
-
-
-@kernel
-def _extremes(load: Floats) -> tuple[int, int]:
-    heavy = 0
-    light = 0
-    for p in range(1, load.shape[0]):
-        if load[p] > load[heavy]:
-            heavy = p
-        if load[p] < load[light]:
-            light = p
-    return heavy, light
-
-
-@kernel
-def _best_exchange(
-    weight: Floats, item_id: Ints, items: Ints, load: Floats, holds: Flags, heavy: int, other: int, bar: float
-) -> tuple[float, int, int]:
+def _best_exchange(packs: Packs, heavy: int, other: int, bar: float) -> tuple[float, int, int]:
     """Find positions (i in ``heavy``, j in ``other``) whose exchange ends lowest, below ``bar``; (bar, -1, -1) if none.
 
-    Both lists fall, so as i goes on, the j that closes the difference only goes on too: one walk over both.
+    An exchange ends at mean + |miss|, the miss being how far it is from leaving both packs equal. Both lists fall, so as i
+    goes on, the j with the smallest miss only goes on too. Items whose id the other pack holds cannot go there; for a given i
+    the nearest j that can is taken on either side.
     """
-    size = items.shape[1]
-    heavy_load = load[heavy]
-    other_load = load[other]
-    half = 0.5 * (heavy_load - other_load)
-    best = bar
+    size = packs.item.shape[1]
+    mean = 0.5 * (packs.load[heavy] + packs.load[other])
+    half = 0.5 * (packs.load[heavy] - packs.load[other])
+    least_miss = bar - mean
     best_i = -1
     best_j = -1
     j = 0
-    above = -1
     for i in range(size):
-        item = items[heavy, i]
-        if holds[other, item_id[item]]:
-            continue
-        target = weight[item] - half
-        while j < size:
-            mate = items[other, j]
-            if not holds[heavy, item_id[mate]]:
-                if weight[mate] <= target:
-                    break
-                above = j
+        wanted = packs.weight[heavy, i] - half
+        while j < size and packs.weight[other, j] > wanted:
             j += 1
-        if above >= 0:
-            shift = weight[item] - weight[items[other, above]]
-            largest = max(heavy_load - shift, other_load + shift)
-            if largest < best:
-                best, best_i, best_j = largest, i, above
-        if j < size:
-            shift = weight[item] - weight[items[other, j]]
-            largest = max(heavy_load - shift, other_load + shift)
-            if largest < best:
-                best, best_i, best_j = largest, i, j
-    return best, best_i, best_j
+        may_go = True
+        if j < size and wanted - packs.weight[other, j] < least_miss:
+            may_go = not packs.holds[other, packs.item_id[heavy, i]]
+            lower = j
+            while may_go and lower < size and packs.holds[heavy, packs.item_id[other, lower]]:
+                lower += 1
+            if may_go and lower < size and wanted - packs.weight[other, lower] < least_miss:
+                least_miss = wanted - packs.weight[other, lower]
+                best_i, best_j = i, lower
+        if may_go and j > 0 and packs.weight[other, j - 1] - wanted < least_miss:
+            may_go = not packs.holds[other, packs.item_id[heavy, i]]
+            upper = j - 1
+            while may_go and upper >= 0 and packs.holds[heavy, packs.item_id[other, upper]]:
+                upper -= 1
+            if may_go and upper >= 0 and packs.weight[other, upper] - wanted < least_miss:
+                least_miss = packs.weight[other, upper] - wanted
+                best_i, best_j = i, upper
+    return mean + least_miss, best_i, best_j
 
 
 @kernel
-def _exchange(weight: Floats, item_id: Ints, items: Ints, load: Floats, holds: Flags, p: int, i: int, q: int, j: int) -> None:
-    given = items[p, i]
-    taken = items[q, j]
-    holds[p, item_id[given]] = False
-    holds[q, item_id[taken]] = False
-    holds[p, item_id[taken]] = True
-    holds[q, item_id[given]] = True
-    _replace_sorted(items[p], i, taken)
-    _replace_sorted(items[q], j, given)
-    _sum_pack(weight, items, load, p)
-    _sum_pack(weight, items, load, q)
+def _exchange(packs: Packs, i: int, rank: int, j: int) -> None:
+    """Exchange item i of the heaviest pack for item j of the pack at ``rank``, and rank both anew."""
+    heavy = packs.ranking[0]
+    other = packs.ranking[rank]
+    packs.holds[heavy, packs.item_id[heavy, i]] = False
+    packs.holds[other, packs.item_id[other, j]] = False
+    packs.holds[heavy, packs.item_id[other, j]] = True
+    packs.holds[other, packs.item_id[heavy, i]] = True
+    given, given_weight, given_id = packs.item[heavy, i], packs.weight[heavy, i], packs.item_id[heavy, i]
+    _replace(packs, heavy, i, packs.item[other, j], packs.weight[other, j], packs.item_id[other, j])
+    _replace(packs, other, j, given, given_weight, given_id)
+    _rank_anew(packs, rank)
 
 
 @kernel
-def _replace_sorted(row: Ints, position: int, item: int) -> None:
-    while position + 1 < row.shape[0] and row[position + 1] < item:
-        row[position] = row[position + 1]
-        position += 1
-    while position > 0 and row[position - 1] > item:
-        row[position] = row[position - 1]
-        position -= 1
-    row[position] = item
+def _replace(packs: Packs, p: int, place: int, item: int, weight: float, item_id: int) -> None:
+    """Put an item in the place of another, keep the pack sorted, and sum its load afresh: no error builds up."""
+    size = packs.item.shape[1]
+    while place + 1 < size and packs.item[p, place + 1] < item:
+        _copy(packs, p, place + 1, place)
+        place += 1
+    while place > 0 and packs.item[p, place - 1] > item:
+        _copy(packs, p, place - 1, place)
+        place -= 1
+    packs.item[p, place] = item
+    packs.weight[p, place] = weight
+    packs.item_id[p, place] = item_id
+    packs.load[p] = 0.0
+    for i in range(size):
+        packs.load[p] += packs.weight[p, i]
 
 
 @kernel
-def _sum_pack(weight: Floats, items: Ints, load: Floats, p: int) -> None:
-    total = 0.0
-    for i in range(items.shape[1]):
-        total += weight[items[p, i]]
-    load[p] = total
+def _copy(packs: Packs, p: int, source: int, target: int) -> None:
+    packs.item[p, target] = packs.item[p, source]
+    packs.weight[p, target] = packs.weight[p, source]
+    packs.item_id[p, target] = packs.item_id[p, source]
 
 
 @kernel
-def _rebuild(
-    weight: Floats, item_id: Ints, items: Ints, load: Floats, holds: Flags, heavy: int, light: int, dealt: Ints
-) -> bool:
-    size = items.shape[1]
-    i = 0
-    j = 0
-    filled_0 = 0
-    filled_1 = 0
-    load_0 = 0.0
-    load_1 = 0.0
+def _rank_anew(packs: Packs, rank: int) -> None:
+    """Move the pack at ``rank`` and the one that was heaviest to where their new loads belong."""
+    ranking, load = packs.ranking, packs.load
+    heavy = ranking[0]
+    risen = ranking[rank]
+    while rank > 0 and _is_before(load, risen, ranking[rank - 1]):
+        ranking[rank] = ranking[rank - 1]
+        rank -= 1
+    ranking[rank] = risen
+    rank = 0 if ranking[0] == heavy else 1
+    while rank + 1 < ranking.shape[0] and _is_before(load, ranking[rank + 1], heavy):
+        ranking[rank] = ranking[rank + 1]
+        rank += 1
+    ranking[rank] = heavy
+
+
+@kernel
+def _is_before(load: Floats, p: int, q: int) -> bool:
+    return load[p] > load[q] or (load[p] == load[q] and p < q)
+
+
+@kernel
+def _rebuild_heaviest(weight: Floats, item_id: Ints, packs: Packs, dealt: Ints) -> bool:
+    """Rebuild the heaviest pack with the lightest for which it helps; False where none does."""
+    for rank in range(packs.load.shape[0] - 1, 0, -1):
+        if _deal_pair(weight, item_id, packs, rank, dealt):
+            _keep_pair(weight, item_id, packs, rank, dealt)
+            return True
+    return False
+
+
+@kernel
+def _deal_pair(weight: Floats, item_id: Ints, packs: Packs, rank: int, dealt: Ints) -> bool:
+    """Deal the items of the heaviest pack and the one at ``rank`` into ``dealt`` [2, size]; tell whether that helps."""
+    heavy = packs.ranking[0]
+    light = packs.ranking[rank]
+    size = packs.item.shape[1]
+    i, j, filled_0, filled_1, load_0, load_1 = 0, 0, 0, 0, 0.0, 0.0
     while filled_0 + filled_1 < 2 * size:
-        if j == size or (i < size and items[heavy, i] < items[light, j]):
-            item = items[heavy, i]
+        if j == size or (i < size and packs.item[heavy, i] < packs.item[light, j]):
+            item = packs.item[heavy, i]
             i += 1
         else:
-            item = items[light, j]
+            item = packs.item[light, j]
             j += 1
         first = filled_1 == size or (filled_0 < size and load_0 <= load_1)
-        twin_in_first = _contains(item_id, dealt[0], filled_0, item_id[item])
-        twin_in_second = _contains(item_id, dealt[1], filled_1, item_id[item])
-        if twin_in_first:
+        if _contains(item_id, dealt[0], filled_0, item_id[item]):
             first = False
-        elif twin_in_second:
+        elif _contains(item_id, dealt[1], filled_1, item_id[item]):
             first = True
         if (first and filled_0 == size) or (not first and filled_1 == size):
             return False
@@ -260,24 +308,33 @@ def _rebuild(
             dealt[1, filled_1] = item
             filled_1 += 1
             load_1 += weight[item]
-    if max(load_0, load_1) >= load[heavy] * (1.0 - _ROUNDING):
-        return False
-    for position in range(size):
-        holds[heavy, item_id[items[heavy, position]]] = False
-        holds[light, item_id[items[light, position]]] = False
-    for position in range(size):
-        items[heavy, position] = dealt[0, position]
-        items[light, position] = dealt[1, position]
-        holds[heavy, item_id[dealt[0, position]]] = True
-        holds[light, item_id[dealt[1, position]]] = True
-    load[heavy] = load_0
-    load[light] = load_1
-    return True
+    return bool(max(load_0, load_1) < packs.load[heavy] * (1.0 - ROUNDING))
+
+
+@kernel
+def _keep_pair(weight: Floats, item_id: Ints, packs: Packs, rank: int, dealt: Ints) -> None:
+    """Make ``dealt`` the contents of the heaviest pack and the one at ``rank``."""
+    light = packs.ranking[rank]
+    pair = (packs.ranking[0], light)
+    for p in pair:
+        for i in range(packs.item.shape[1]):
+            packs.holds[p, packs.item_id[p, i]] = False
+    for side in range(2):
+        p = pair[side]
+        packs.load[p] = 0.0
+        for i in range(packs.item.shape[1]):
+            item = dealt[side, i]
+            packs.item[p, i] = item
+            packs.weight[p, i] = weight[item]
+            packs.item_id[p, i] = item_id[item]
+            packs.holds[p, item_id[item]] = True
+            packs.load[p] += weight[item]
+    _rank_anew(packs, rank)
 
 
 @kernel
 def _contains(item_id: Ints, dealt: Ints, filled: int, this_id: int) -> bool:
-    for position in range(filled):
-        if item_id[dealt[position]] == this_id:
+    for place in range(filled):
+        if item_id[dealt[place]] == this_id:
             return True
     return False

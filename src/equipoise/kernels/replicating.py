@@ -74,18 +74,24 @@ def list_replicas(load: Floats, count: Ints, num_slots: int) -> tuple[Floats, In
 
     ``load`` and ``count`` are [rows, experts], counts adding up to ``num_slots``; ties go to the lower index.
     """
-    num_rows, num_experts = load.shape
+    num_rows = load.shape[0]
     weight = np.empty((num_rows, num_slots), np.float64)
     expert = np.empty((num_rows, num_slots), np.int64)
     value_scratch = np.empty(num_slots, np.float64)
     order_scratch = np.empty(num_slots, np.int64)
     for x in range(num_rows):
-        slot = 0
-        for e in range(num_experts):
-            share = load[x, e] / count[x, e]
-            for _ in range(count[x, e]):
-                weight[x, slot] = share
-                expert[x, slot] = e
-                slot += 1
-        sort_descending(weight[x], expert[x], value_scratch, order_scratch)
+        list_row(load[x], count[x], weight[x], expert[x], value_scratch, order_scratch)
     return weight, expert
+
+
+@kernel
+def list_row(load: Floats, count: Ints, weight: Floats, expert: Ints, value_scratch: Floats, order_scratch: Ints) -> None:
+    """List the replicas of one row, as :func:`list_replicas` does, into ``weight`` and ``expert`` [slots]."""
+    slot = 0
+    for e in range(load.shape[0]):
+        share = load[e] / count[e]
+        for _ in range(count[e]):
+            weight[slot] = share
+            expert[slot] = e
+            slot += 1
+    sort_descending(weight, expert, value_scratch, order_scratch)

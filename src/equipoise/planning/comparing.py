@@ -13,13 +13,17 @@ from equipoise import metrics
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
 from equipoise.placement import Placement
-from equipoise.planning.composition import Packer, place
+from equipoise.planning.bounds import lower_bound
+from equipoise.planning.composition import DEFAULT, Composition, place
 from equipoise.planning.locality import pair_groups, rows_by_load
 from equipoise.planning.problem import Problem, make_problem
-from equipoise.planning.published import NOISY, named_packer, split_name
+from equipoise.planning.published import NOISY, named_composition, split_name
 from equipoise.trace import LoadTrace
 
 _LEAST_CALLS = 5
+
+DEFAULT_NAME = "default"
+"""What :func:`equipoise.plan` runs: ``lpt+best_swap``, then better counts."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class PackingScore:
     """One packing on all windows: means over windows of balancedness (docs/semantics.md, 5), and the median time of a call.
 
     ``next_window`` is planned on a window and scored on the one after; None when there is one window only. ``noise`` is None
-    for packings without noise. ``milliseconds`` covers replica counts, packing and layout of all layers, after warm-up.
+    for packings without noise. ``milliseconds`` covers bound, replica counts, packing and layout of all layers, after warm-up.
     """
 
     packing: str
@@ -58,7 +62,7 @@ def compare_packings(
     trace : LoadTrace
         One load a step; cut it into windows first.
     packings : sequence of str
-        Names such as ``ensemble+swap``; those with noise are tried with each of ``noises``.
+        Names such as ``ensemble+swap``, or ``default`` for what plan() runs; those with noise come once for each of ``noises``.
     progress : callable
         Called after each packing of each window; ``len(expand_variants(...)) * steps`` times.
 
@@ -67,20 +71,17 @@ def compare_packings(
     ArgumentError
         On an unknown name or a parameter out of range, before any work.
     """
-    packers = {
-        variant: named_packer(*split_name(variant[0]), candidates=candidates, noise=_or(variant[1]), rounds=rounds, seed=seed)
-        for variant in expand_variants(packings, noises)
-    }
+    compositions = {variant: _composition(variant, candidates, rounds, seed) for variant in expand_variants(packings, noises)}
     problems = [make_problem(step, cluster, num_groups, locality) for step in trace.load]
-    runs: dict[tuple[str, float | None], list[_Run]] = {variant: [] for variant in packers}
-    for packer in packers.values():
-        _run(problems[0], packer)
+    runs: dict[tuple[str, float | None], list[_Run]] = {variant: [] for variant in compositions}
+    for composition in compositions.values():
+        _run(problems[0], composition)
     for turn in range(max(len(problems), _LEAST_CALLS)):
-        for variant, packer in packers.items():
-            runs[variant].append(_run(problems[turn % len(problems)], packer))
+        for variant, composition in compositions.items():
+            runs[variant].append(_run(problems[turn % len(problems)], composition))
             if turn < len(problems):
                 progress()
-    return [_score(variant, runs[variant], problems) for variant in packers]
+    return [_score(variant, runs[variant], problems) for variant in compositions]
 
 
 def expand_variants(packings: Sequence[str], noises: Sequence[float]) -> list[tuple[str, float | None]]:
@@ -97,9 +98,11 @@ class _Run:
     seconds: float
 
 
-def _run(problem: Problem, packer: Packer) -> _Run:
+def _run(problem: Problem, composition: Composition) -> _Run:
     start = perf_counter()
-    slots, _ = place(problem, rows_by_load(problem, pair_groups(problem)), packer)
+    pairing = pair_groups(problem)
+    bound = lower_bound(problem, pairing)
+    slots, _ = place(problem, rows_by_load(problem, pairing), composition, bound)
     seconds = perf_counter() - start
     return _Run(Placement(slots, problem.cluster, problem.num_experts), seconds)
 
@@ -117,5 +120,10 @@ def _score(variant: tuple[str, float | None], runs: list[_Run], problems: list[P
     )
 
 
-def _or(noise: float | None) -> float:
-    return 0.0 if noise is None else noise
+def _composition(variant: tuple[str, float | None], candidates: int, rounds: int | None, seed: int) -> Composition:
+    name, noise = variant
+    if name == DEFAULT_NAME:
+        return DEFAULT
+    constructor, refine = split_name(name)
+    noise = 0.0 if noise is None else noise
+    return named_composition(constructor, refine, candidates=candidates, noise=noise, rounds=rounds, seed=seed)

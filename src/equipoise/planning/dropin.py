@@ -10,14 +10,13 @@ from typing import Any
 
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
-from equipoise.kernels.types import Floats, Ints
+from equipoise.kernels.types import Ints
 from equipoise.placement import Placement
-from equipoise.planning.composition import Packer, place
+from equipoise.planning.composition import DEFAULT, Composition, place
 from equipoise.planning.locality import pair_groups_as_published, rows_as_published
 from equipoise.planning.packing import lpt
-from equipoise.planning.planner import plan
+from equipoise.planning.planner import Plan, plan
 from equipoise.planning.problem import make_problem
-from equipoise.planning.refining import best_swap
 from equipoise.planning.tensors import as_array, like
 
 
@@ -65,7 +64,7 @@ def rebalance_experts(weight: Any, num_replicas: int, num_groups: int, num_nodes
     groups, nodes = (num_groups, num_nodes) if hierarchical else (1, 1)
     cluster = Cluster(num_gpus, _slots_per_gpu(num_replicas, num_gpus), nodes)
     result = plan(load, cluster, num_groups=groups, locality="strict" if hierarchical else "none")
-    slots = _no_worse_than_published(load, cluster, groups, result.locality, result.placement, result.largest)
+    slots = _no_worse_than_published(load, result)
     placement = Placement(slots, cluster, load.shape[1])
     give_back = like(weight, on_its_device=False)
     maps = placement.expert_of_slot, placement.slots_of_expert, placement.replica_count
@@ -86,19 +85,17 @@ def _slots_per_gpu(num_replicas: int, num_gpus: int) -> int:
     return num_replicas // num_gpus
 
 
-def _no_worse_than_published(
-    load: Any, cluster: Cluster, num_groups: int, locality: str, placement: Placement, largest: Floats
-) -> Ints:
+def _no_worse_than_published(load: Any, result: Plan) -> Ints:
     """Where the published steps, which break ties by id, pack a layer lower, start from them instead.
 
     Ties between loads per replica can lead to other counts; on a tie neither choice is better in general.
     """
-    problem = make_problem(load, cluster, num_groups, locality)
+    problem = make_problem(load, result.placement.cluster, result.num_groups, result.locality)
     rows = rows_as_published(problem, pair_groups_as_published(problem))
-    _, published_largest = place(problem, rows, Packer(lpt()))
-    slots: Ints = placement.expert_of_slot.copy()
-    if (published_largest < largest).any():
-        refined_slots, refined_largest = place(problem, rows, Packer(lpt(), best_swap()))
-        better = refined_largest < largest
+    _, published_largest = place(problem, rows, Composition(lpt()), result.bound)
+    slots: Ints = result.placement.expert_of_slot.copy()
+    if (published_largest < result.largest).any():
+        refined_slots, refined_largest = place(problem, rows, DEFAULT, result.bound)
+        better = refined_largest < result.largest
         slots[better] = refined_slots[better]
     return slots

@@ -125,7 +125,7 @@ def _pair_by_packing(problem: Problem, *, refine: bool) -> Pairing:
     nodes, groups = problem.num_domains, problem.num_groups
     load, dealt = sort_rows_descending(sum_groups(problem.load, groups))
     item_id = np.ascontiguousarray(np.broadcast_to(np.arange(groups, dtype=np.int64), load.shape))
-    node, _ = pack_in_orders(load, item_id, groups, nodes, np.asarray([SORTED], np.int64), 0.0, 0)
+    node = pack_in_orders(load, item_id, groups, nodes, np.asarray([SORTED], np.int64), 0.0, 0)
     if refine:
         best_swap(load, item_id, groups, node, nodes, UNTIL_NONE_HELPS)
     node_of_group = np.empty_like(node)

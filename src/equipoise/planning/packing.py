@@ -48,10 +48,9 @@ class Dealt:
     def pack(self, items: Items) -> Ints:
         """Return the pack of each item, int64 [rows, n]."""
         kinds = np.asarray(self.order_kinds, np.int64)
-        pack, _ = kernels.pack_in_orders(
+        return kernels.pack_in_orders(
             items.weight, items.item_id, items.num_ids, items.num_packs, kinds, float(self.noise), self.seed
         )
-        return pack
 
 
 def lpt() -> Dealt:

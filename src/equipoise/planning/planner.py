@@ -15,7 +15,7 @@ from equipoise.errors import ArgumentError, NotSupportedError
 from equipoise.kernels.types import Floats, Ints
 from equipoise.placement import Placement
 from equipoise.planning.bounds import gap, lower_bound, without_rounding
-from equipoise.planning.composition import place
+from equipoise.planning.composition import DEFAULT, place
 from equipoise.planning.locality import Pairing, pair_groups, pair_groups_as_published, rows_by_load
 from equipoise.planning.problem import Locality, Problem, make_problem
 from equipoise.trace import LoadTrace
@@ -84,7 +84,7 @@ def plan(
     seed: int = 0,
     num_threads: int = 1,
 ) -> Plan:
-    """Balance a load: replica counts, LPT, then exchanges out of the heaviest rank until none helps.
+    """Balance a load: replica counts, LPT, exchanges out of the heaviest rank until none helps, then better counts.
 
     Parameters
     ----------
@@ -175,13 +175,14 @@ def _over_threads(problem: Problem, num_threads: int) -> tuple[Ints, Floats, Flo
 def _plan_layers(problem: Problem) -> tuple[Ints, Floats, Floats]:
     """Return expert_of_slot [layers, slots], largest rank load [layers] and lower bound [layers]."""
     pairing = pair_groups(problem)
-    slots, largest = place(problem, rows_by_load(problem, pairing))
+    bound = lower_bound(problem, pairing)
+    slots, largest = place(problem, rows_by_load(problem, pairing), DEFAULT, bound)
     if pairing is not None:
-        _try_published_pairing(problem, pairing, slots, largest)
-    return slots, largest, lower_bound(problem, pairing)
+        _try_published_pairing(problem, pairing, bound, slots, largest)
+    return slots, largest, bound
 
 
-def _try_published_pairing(problem: Problem, pairing: Pairing, slots: Ints, largest: Floats) -> None:
+def _try_published_pairing(problem: Problem, pairing: Pairing, bound: Floats, slots: Ints, largest: Floats) -> None:
     """Where LPT's pairing could still end lower, plan with it too and keep the better, in place.
 
     The lightest heaviest node does not always give the lightest heaviest rank: two hot experts may meet on that node.
@@ -195,7 +196,7 @@ def _try_published_pairing(problem: Problem, pairing: Pairing, slots: Ints, larg
         return
     part = replace(problem, load=np.ascontiguousarray(problem.load[worth]))
     rows = rows_by_load(part, Pairing(published.node_of_group[worth], published.heaviest[worth], is_exact=False))
-    other_slots, other_largest = place(part, rows)
+    other_slots, other_largest = place(part, rows, DEFAULT, bound[worth])
     better = other_largest < largest[worth]
     slots[worth[better]] = other_slots[better]
     largest[worth[better]] = other_largest[better]

@@ -15,7 +15,7 @@ from equipoise.errors import ArgumentError
 from equipoise.kernels.sorting import sort_rows_descending
 from equipoise.kernels.types import Ints
 from equipoise.planning import packing, refining
-from equipoise.planning.composition import Packer
+from equipoise.planning.composition import Composition
 from equipoise.planning.packing import Dealt, Items
 from equipoise.planning.planner import check_seed
 from equipoise.planning.refining import Refiner
@@ -40,7 +40,7 @@ REFINERS: dict[str, tuple[Callable[[int | None], Refiner], int | None]] = {
 """Each refiner with the number of rounds it was published with (None: until none helps)."""
 
 
-def named_packer(
+def named_composition(
     constructor: str,
     refine: str | None,
     *,
@@ -48,7 +48,7 @@ def named_packer(
     noise: float = 0.1,
     rounds: int | None = None,
     seed: int = 0,
-) -> Packer:
+) -> Composition:
     """Return the composition of a constructor and a refiner, each by name; arguments as for :func:`balanced_packing`."""
     if constructor not in CONSTRUCTORS:
         raise _unknown("constructor", constructor, CONSTRUCTORS)
@@ -62,9 +62,9 @@ def named_packer(
     check_seed(seed)
     first = CONSTRUCTORS[constructor](candidates, noise, seed)
     if refine is None:
-        return Packer(first)
+        return Composition(first)
     make_refiner, published_rounds = REFINERS[refine]
-    return Packer(first, make_refiner(published_rounds if rounds is None else rounds))
+    return Composition(first, make_refiner(published_rounds if rounds is None else rounds))
 
 
 def split_name(name: str) -> tuple[str, str | None]:
@@ -124,7 +124,7 @@ def balanced_packing(
     >>> pack_index.tolist()
     [[1, 0, 1, 0, 0, 1]]
     """
-    packer = named_packer(constructor, refine, candidates=candidates, noise=noise, rounds=rounds, seed=seed)
+    composition = named_composition(constructor, refine, candidates=candidates, noise=noise, rounds=rounds, seed=seed)
     values = _checked_weight(as_array(weight))
     _check_integer("num_packs", num_packs, 1)
     n = values.shape[1]
@@ -134,7 +134,10 @@ def balanced_packing(
     sorted_weight, order = sort_rows_descending(values)
     sorted_ids = np.take_along_axis(ids, order, axis=1)
     pack = np.empty_like(order)
-    packed = packer.pack(Items(sorted_weight, sorted_ids, int(ids.max()) + 1, int(num_packs)))
+    items = Items(sorted_weight, sorted_ids, int(ids.max()) + 1, int(num_packs))
+    packed = composition.constructor.pack(items)
+    if composition.refiner is not None:
+        packed = composition.refiner.refine(items, packed)
     np.put_along_axis(pack, order, packed, axis=1)
     give_back = like(weight)
     return give_back(pack), give_back(_rank_in_pack(pack, n // num_packs))

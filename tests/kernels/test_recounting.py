@@ -1,0 +1,92 @@
+"""Changing counts after packing: each step is the best of all it may try, and everything stays consistent."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from equipoise.kernels.packing import SORTED, pack_in_orders
+from equipoise.kernels.placing import largest_pack
+from equipoise.kernels.recounting import recount
+from equipoise.kernels.refining import UNTIL_NONE_HELPS, best_swap
+from equipoise.kernels.replicating import count_replicas, list_replicas
+
+
+def _pack(load, count, num_packs):
+    weight, expert = list_replicas(load, count, int(count.sum()))
+    pack = pack_in_orders(weight, expert, load.shape[1], num_packs, np.array([SORTED]), 0.0, 0)
+    best_swap(weight, expert, load.shape[1], pack, num_packs, UNTIL_NONE_HELPS)
+    return weight, expert, pack
+
+
+def _one_step(load, count, num_packs, num_donors):
+    """Try every legal hand-over one by one, as the kernel's contract says; return the lowest heaviest pack."""
+    weight, expert, pack = _pack(load, count, num_packs)
+    loads = np.bincount(pack[0], weight[0], num_packs)
+    best = loads.max()
+    receivers = set(expert[0, pack[0] == loads.argmax()].tolist())
+    left_over = {e: load[0, e] / (count[0, e] - 1) for e in range(load.shape[1]) if count[0, e] > 1}
+    donors = sorted((e for e in left_over if left_over[e] < best), key=lambda e: (left_over[e], e))[:num_donors]
+    for receiver in receivers:
+        for donor in donors:
+            if donor != receiver and count[0, receiver] < num_packs:
+                trial = count.copy()
+                trial[0, receiver] += 1
+                trial[0, donor] -= 1
+                weight, _, pack = _pack(load, trial, num_packs)
+                best = min(best, np.bincount(pack[0], weight[0], num_packs).max())
+    return best
+
+
+@st.composite
+def rows(draw):
+    """Draw loads [1][experts], falling, with packs and slots a pack."""
+    packs = draw(st.integers(2, 5))
+    experts = draw(st.integers(2, 10))
+    size = draw(st.integers(-(-experts // packs), experts))
+    load = sorted(draw(st.lists(st.integers(0, 100), min_size=experts, max_size=experts, unique=True)), reverse=True)
+    return np.array([load], np.float64), packs, size
+
+
+@given(rows(), st.integers(1, 4))
+def test_recount_never_loses_and_stays_consistent(row, num_donors):
+    """The heaviest pack falls at least as far as the best single hand-over lowers it; counts, items and packs agree."""
+    load, packs, size = row
+    count = count_replicas(load, packs * size, packs)
+    expected = _one_step(load, count, packs, num_donors)
+    weight, expert, pack = _pack(load, count, packs)
+    recount(load, count, weight, expert, pack, packs, np.zeros(1), num_donors, 10_000)
+    assert largest_pack(weight, pack, packs)[0] <= expected * (1 + 1e-12)
+    assert count.sum() == packs * size
+    assert count.min() >= 1
+    assert count.max() <= packs
+    assert np.array_equal(np.bincount(expert[0], minlength=load.shape[1]), count[0])
+    assert np.allclose(weight[0], load[0, expert[0]] / count[0, expert[0]])
+    assert (np.diff(weight[0]) <= 0).all()
+    assert np.bincount(pack[0], minlength=packs).tolist() == [size] * packs
+    assert len(set(zip(expert[0].tolist(), pack[0].tolist(), strict=True))) == packs * size
+
+
+def test_budget_and_bar_stop_it():
+    """No trial, or a bar that is met already, leaves everything as it was."""
+    load = np.array([[90.0, 50.0, 30.0, 30.0, 10.0, 4.0]])
+    count = count_replicas(load, 8, 4)
+    for bar, trials in ((0.0, 0), (1e9, 100)):
+        before = (count.copy(), *_pack(load, count, 4))
+        after = [array.copy() for array in before]
+        recount(load, *after, 4, np.array([bar]), 4, trials)
+        assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_it_pays_where_ranks_have_few_slots():
+    """With two slots a rank, greedy counts are far from the best ones: on seeded skewed loads the gain is over 3 %."""
+    rng = np.random.default_rng(1)
+    load = np.sort(rng.random((20, 32)) ** 3, axis=1)[:, ::-1].copy()
+    count = count_replicas(load, 64, 32)
+    weight, expert = list_replicas(load, count, 64)
+    pack = pack_in_orders(weight, expert, 32, 32, np.array([SORTED]), 0.0, 0)
+    best_swap(weight, expert, 32, pack, 32, UNTIL_NONE_HELPS)
+    before = largest_pack(weight, pack, 32).sum()
+    recount(load, count, weight, expert, pack, 32, np.zeros(20), 4, 32)
+    assert largest_pack(weight, pack, 32).sum() < 0.97 * before
