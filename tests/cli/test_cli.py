@@ -107,6 +107,7 @@ def test_inspect_the_example(run):
     assert "hottest / mean expert" in run("inspect", EXAMPLE)[1]
 
 
+@pytest.mark.compiled
 def test_compare_puts_the_published_steps_side_by_side(run):
     """Each packing with noise comes once a noise, the others once; figures are balance and time."""
     names = "ensemble+swap,ensemble+reconstruct,lpt+best_swap,default"
@@ -130,6 +131,7 @@ def test_compare_puts_the_published_steps_side_by_side(run):
     assert "in-sample" in table
 
 
+@pytest.mark.compiled
 def test_compare_scores_the_next_window(run):
     """With windows, each is planned and scored on the one after; by hand for one packing."""
     command = ("compare", EXAMPLE, "--packing", "default", "--window", 5, *SHAPE, "--json")

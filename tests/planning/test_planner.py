@@ -116,6 +116,7 @@ def test_renumbering_experts_of_distinct_loads_changes_no_rank_load(problem, ran
     assert np.allclose(*sorted_loads, rtol=1e-12)
 
 
+@pytest.mark.compiled
 def test_example_load_is_balanced_well(example):
     """On the load that ships, planning window by window reaches what greedy LPT alone does not."""
     scores = [plan(window, Cluster(8, 5)).balancedness for window in example.load]

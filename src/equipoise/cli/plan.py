@@ -63,7 +63,7 @@ def plan(
     if json:
         print_json(summary)
     elif not quiet:
-        _show(part, result, summary)
+        _show(part, result, summary, _in_id_order(result).worst_layer(trace))
 
 
 def make_cluster(ranks: int, slots: int, nodes: int) -> Cluster:
@@ -115,7 +115,7 @@ def _summary(trace: LoadTrace, result: Plan, seconds: float) -> dict[str, object
     }
 
 
-def _show(part: str, result: Plan, summary: dict[str, object]) -> None:
+def _show(part: str, result: Plan, summary: dict[str, object], worst_before: float) -> None:
     placement = result.placement
     cluster = placement.cluster
     out.print(
@@ -127,7 +127,7 @@ def _show(part: str, result: Plan, summary: dict[str, object]) -> None:
         "Balancedness on the load planned for (in-sample): mean over largest rank load, 100 % is perfect",
         ["placement", "all layers", "worst layer"],
         [
-            ["before: slots in id order", percent(_number(summary, "balancedness_before")), ""],
+            ["before: slots in id order", percent(_number(summary, "balancedness_before")), percent(worst_before)],
             ["after: this plan", percent(result.balancedness), percent(result.worst_layer)],
             ["proven limit", percent(_number(summary, "best_possible_balancedness")), ""],
         ],

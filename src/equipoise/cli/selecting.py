@@ -15,6 +15,6 @@ def read_part(load: str, window: int | None, last: int | None, *, quiet: bool) -
         trace = LoadTrace.read(load)
     if window is not None:
         windows = trace.windows(window)
-        return windows, f"{windows.num_steps} windows of {window} steps"
+        return windows, f"{windows.num_steps} windows of {window} step{'s' if window > 1 else ''}"
     part = trace if last is None else trace.last(last)
     return part, f"{part.num_steps} of {trace.num_steps} steps"

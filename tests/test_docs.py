@@ -1,0 +1,69 @@
+"""What the README says is run: its Python, its commands, its figures."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from equipoise import Cluster, LoadTrace, Placement, plan
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+
+
+def test_readme_python_runs(capsys):
+    """Every Python block runs, one after the other, and prints what its comment says."""
+    names: dict[str, object] = {}
+    for kind, code in BLOCKS:
+        if kind == "python":
+            exec(code, names)
+    printed = capsys.readouterr().out.split()
+    assert round(float(printed[0]), 4) == 0.9988
+    assert np.shape(names["result"].placement.expert_of_slot) == (24, 40)
+
+
+def test_readme_commands_run(run, tmp_path, monkeypatch):
+    """Every equipoise command of the README is one the command line takes."""
+    monkeypatch.chdir(tmp_path)
+    load = np.random.default_rng(0).integers(0, 1000, (3, 2, 256))
+    LoadTrace(load).write("load.npz")
+    commands = [line for kind, code in BLOCKS if kind == "sh" for line in code.splitlines() if line.startswith("equipoise")]
+    assert len(commands) >= 5
+    for command in commands:
+        code, _, err = run(*shlex.split(command, comments=True)[1:])
+        assert (code, err) == (0, "")
+    assert (tmp_path / "placement.json").exists()
+
+
+def test_readme_targets_exist():
+    """The make targets it names are there."""
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for kind, code in BLOCKS:
+        if kind == "sh":
+            for target in re.findall(r"^make (\w+)", code, re.MULTILINE):
+                assert target in targets
+
+
+def test_readme_figures_are_those_of_the_demo():
+    """Before and after, all layers and worst layer, to the digits printed."""
+    trace, result = LoadTrace.example(), plan(LoadTrace.example(), Cluster(8, 5))
+    before = Placement(np.tile(np.arange(40) % 32, (24, 1)), Cluster(8, 5), 32)
+    for name, balance, worst in [
+        ("before: slots in id order", before.balancedness(trace), before.worst_layer(trace)),
+        ("after: this plan", result.balancedness, result.worst_layer),
+    ]:
+        assert f"| {name} | {100 * balance:.1f} % | {100 * worst:.1f} % |" in README
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("**/*.md"), key=str), ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    """Every relative link of a page names a file."""
+    if ".venv" in page.parts:
+        return
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
