@@ -6,7 +6,7 @@ LOCK := requirements.lock
 DEMO_LOAD := src/equipoise/data/gpt-oss-20b-decode.npz
 DEMO_OUT := build/placement.json
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench test-python test-oldest clean
 
 demo: $(VENV)/.ready ## the main job on the load that ships
 	@mkdir -p $(dir $(DEMO_OUT))
@@ -25,6 +25,18 @@ check: $(VENV)/.ready-dev ## style, types, direction of imports
 
 bench: $(VENV)/.ready-dev ## speed and balance from the same calls, on the recorded loads in EQUIPOISE_LOADS
 	$(BIN)/python benchmarks/main_job.py
+
+test-python: ## the suite on another Python, without torch: make test-python PYTHON=python3.13
+	@mkdir -p build
+	grep -v '^torch==' $(LOCK) > build/other.lock
+	$(PYTHON) -m venv --clear build/venv-python
+	build/venv-python/bin/python -m pip install --quiet --requirement build/other.lock --editable .
+	build/venv-python/bin/pytest -q
+
+test-oldest: ## the suite with the oldest dependencies, without torch
+	$(PYTHON) -m venv --clear build/venv-oldest
+	build/venv-oldest/bin/python -m pip install --quiet --requirement requirements-oldest.lock --editable .
+	build/venv-oldest/bin/pytest -q
 
 clean:
 	rm -rf $(VENV) build dist

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -139,15 +138,6 @@ def test_rows_are_packed_by_content_not_by_place(skewed):
     for row in range(len(skewed)):
         alone = balanced_packing(skewed[row : row + 1], 8, constructor="ensemble", candidates=30)[0]
         assert np.array_equal(alone[0], together[row])
-
-
-def test_tensor_comes_back_as_tensor():
-    """Torch in, torch out, same values as numpy."""
-    weight = np.random.default_rng(0).random((2, 12))
-    expected = balanced_packing(weight, 4)
-    got = balanced_packing(torch.tensor(weight), 4)
-    assert all(g.dtype == torch.int64 for g in got)
-    assert all(np.array_equal(g.numpy(), e) for g, e in zip(got, expected, strict=True))
 
 
 BAD = [

@@ -113,21 +113,23 @@ def _reader_of(head: bytes, name: str) -> Callable[[BinaryIO, str], FoundLoad]:
 
 def _refuse_pickle(file: BinaryIO, name: str) -> FoundLoad:
     raise FileError(
-        f"{name} is a pickle", "pickles can run any code and are never loaded", "save the array with numpy.savez instead"
+        f"{name} is or holds a pickle", "pickles can run any code and are never loaded", "save it with numpy.savez instead"
     )
 
 
 def _read_npy(file: BinaryIO, name: str) -> FoundLoad:
-    return FoundLoad(_array_of(lambda: np.load(file, allow_pickle=False), name))
+    with _naming_damage(name):
+        return FoundLoad(np.load(file, allow_pickle=False))
 
 
 def _read_zip(file: BinaryIO, name: str) -> FoundLoad:
-    try:
+    with _naming_damage(name):
         members = zipfile.ZipFile(file).namelist()
-    except zipfile.BadZipFile as error:
-        raise FileError(f"{name} is a damaged archive ({error})", _KNOWN, "write or copy it again") from error
     file.seek(0)
-    return _read_pt(file, name) if any(m.endswith("data.pkl") for m in members) else _read_npz(file, name)
+    if any(member.endswith("data.pkl") for member in members):
+        return _read_pt(file, name)
+    with _naming_damage(name):
+        return _read_npz(file, name)
 
 
 def _read_npz(file: BinaryIO, name: str) -> FoundLoad:
@@ -140,28 +142,27 @@ def _read_npz(file: BinaryIO, name: str) -> FoundLoad:
                 "one must be called load, or there must be only one",
                 "rename the array that holds the counts",
             )
-        load = _array_of(lambda: archive[chosen], f"{name}, array {chosen}")
-        layer_ids = _array_of(lambda: archive["layer_ids"], f"{name}, array layer_ids") if "layer_ids" in names else ()
+        layer_ids = tuple(int(i) for i in np.ravel(archive["layer_ids"])) if "layer_ids" in names else ()
         key = next((k for k in ("labels", "label") if k in names), None)
-        labels = _array_of(lambda: archive[key], f"{name}, array {key}") if key else None
-    return FoundLoad(
-        load,
-        tuple(int(i) for i in np.ravel(layer_ids)),
-        None if labels is None else tuple(str(label) for label in np.ravel(labels)),
-    )
+        labels = tuple(str(label) for label in np.ravel(archive[key])) if key else None
+        return FoundLoad(archive[chosen], layer_ids, labels)
 
 
-def _array_of(read: Callable[[], Any], name: str) -> npt.NDArray[Any]:
+@contextmanager
+def _naming_damage(name: str) -> Iterator[None]:
+    """Say of any failure within that the file is damaged, or a pickle; numpy and zipfile raise a dozen kinds on bad bytes."""
     try:
-        return np.asarray(read())
-    except ValueError as error:
+        yield
+    except (FileError, MemoryError, OverflowError):
+        raise
+    except Exception as error:
         if "allow_pickle" in str(error):
             raise FileError(
-                f"{name} is a pickle", "pickles can run any code and are never loaded", "save it with a number dtype"
+                f"{name} is or holds a pickle", "pickles can run any code and are never loaded", "save it with a number dtype"
             ) from error
-        raise FileError(f"{name} is damaged ({error})", "it must be a whole numpy file", "write or copy it again") from error
-    except (zipfile.BadZipFile, EOFError, OSError, KeyError, SyntaxError) as error:
-        raise FileError(f"{name} is damaged ({error})", "it must be a whole numpy file", "write or copy it again") from error
+        raise FileError(
+            f"{name} is damaged ({_first_line(error)})", "it must be a whole numpy or torch file", "write or copy it again"
+        ) from error
 
 
 def _read_pt(file: BinaryIO, name: str) -> FoundLoad:
@@ -187,8 +188,9 @@ def _read_pt(file: BinaryIO, name: str) -> FoundLoad:
             "it must be a tensor, or a dict with one under load or logical_count",
             "save the count tensor alone",
         )
-    tensor = found.detach().to_dense() if found.layout != torch.strided else found.detach()
-    return FoundLoad((tensor.double() if tensor.is_floating_point() else tensor).numpy())
+    with _naming_damage(name):
+        tensor = found.detach().to_dense() if found.layout != torch.strided else found.detach()
+        return FoundLoad((tensor.double() if tensor.is_floating_point() else tensor).numpy())
 
 
 def _read_json(file: BinaryIO, name: str) -> FoundLoad:
