@@ -53,7 +53,7 @@ def compare(
     make_problem(trace, cluster, groups, locality)
     with working("compiling, once a machine", quiet=silent):
         warm_up()
-    with progress_bar("packing", len(expand_variants(names, noises)) * trace.num_steps, quiet=silent) as bar:
+    with progress_bar("packing", len(expand_variants(names, noises)) * trace.num_steps, quiet=silent) as advance:
         scores = compare_packings(
             trace,
             cluster,
@@ -64,7 +64,7 @@ def compare(
             candidates=candidates,
             rounds=rounds,
             seed=seed,
-            progress=lambda: bar.advance(bar.task_ids[0]),
+            progress=advance,
         )
     if json:
         setting = {"ranks": ranks, "slots": cluster.num_slots, "nodes": nodes, "groups": groups, "locality": locality}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,12 +42,15 @@ def working(what: str, *, quiet: bool) -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(what: str, total: int, *, quiet: bool) -> Iterator[Progress]:
-    """Show a bar on stderr if that is a terminal; ``advance`` its only task."""
+def progress_bar(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[], None]]:
+    """Show a bar on stderr if that is a terminal; yields what advances it by one."""
+    if quiet or not err.is_terminal:
+        yield lambda: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as bar:
-        bar.add_task(what, total=total)
-        yield bar
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
 
 
 def percent(share: float) -> str:
