@@ -23,7 +23,8 @@ def print_json(content: dict[str, Any]) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table: the first column to the left, the others, figures, to the right."""
-    grid = Table(title=title, title_justify="left", title_style="bold")
+    out.print(title, style="bold", soft_wrap=True)
+    grid = Table()
     for number, column in enumerate(columns):
         grid.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in rows:

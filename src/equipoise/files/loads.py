@@ -218,7 +218,7 @@ def _json_steps(file: BinaryIO, name: str) -> Iterator[npt.NDArray[Any]]:
     prefix, key = _json_place(file, name)
     file.seek(0)
     for number, item in enumerate(ijson.items(file, prefix, use_float=True)):
-        place = f"{name}, step {number}"
+        place = f"{name}, entry {number}"
         if key is not None:
             if not isinstance(item, dict) or key not in item:
                 raise FileError(f"{place} has no {key}", f"each entry of load_history needs {key}", "mend that entry")

@@ -31,13 +31,13 @@ class Recounting:
         Rows within this share of their bound are left as they are.
     donors : int
         Experts tried as givers a step.
-    trials : int
-        Packings a row at most: a budget of work, so that plans do not depend on the machine's speed.
+    work : int
+        Replicas packed in all trials of a row, at most: a budget of work, so that plans do not depend on the machine's speed.
     """
 
     slack: float = 1e-3
     donors: int = 4
-    trials: int = 32
+    work: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def place(problem: Problem, rows: Rows, composition: Composition, bound: Floats)
     step = composition.recounting
     if step is not None:
         bar = np.repeat(bound * (1.0 + step.slack), problem.num_domains)
-        recount(rows.load, count, items.weight, items.item_id, pack, rows.num_ranks, bar, step.donors, step.trials)
+        recount(rows.load, count, items.weight, items.item_id, pack, rows.num_ranks, bar, step.donors, step.work // rows.num_slots)
     expert = np.take_along_axis(rows.expert, items.item_id, axis=1)
     slots = fill_slots(pack, expert, rows.num_ranks)
     largest = largest_pack(items.weight, pack, rows.num_ranks).reshape(problem.num_layers, -1).max(axis=1)
