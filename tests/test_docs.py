@@ -23,7 +23,7 @@ def test_readme_python_runs(capsys):
         if kind == "python":
             exec(code, names)
     printed = capsys.readouterr().out.split()
-    assert round(float(printed[0]), 4) == 0.9988
+    assert f"# {float(printed[0]):.4f} on the load planned for" in README
     assert np.shape(names["result"].placement.expert_of_slot) == (24, 40)
 
 
