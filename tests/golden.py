@@ -10,6 +10,7 @@ import re
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 
 import equipoise.kernels
@@ -60,7 +61,10 @@ def fused_instructions() -> dict[str, object]:
                 kernels += 1
                 instructions += assembly.count("\n")
                 fused.update(FUSED.findall(assembly))
-    return {"kernels": kernels, "instructions": instructions, "fused": sorted(fused)}
+    control = numba.njit(fastmath=True)(lambda x: x[0] * x[1] + x[2])
+    control(np.ones(3))
+    found = FUSED.findall("".join(control.inspect_asm().values()))
+    return {"kernels": kernels, "instructions": instructions, "fused": sorted(fused), "control": found}
 
 
 if __name__ == "__main__":

@@ -145,9 +145,16 @@ def test_compare_scores_the_next_window(run):
 
 
 BAD = [
-    (("plan", EXAMPLE, "--ranks", 8, "--slots", 41), "41 slots on 8 ranks: slots must be divisible by ranks; take 40 or 48"),
-    (("plan", EXAMPLE, "--ranks", 64, "--slots", 40), "40 slots on 64 ranks: slots must be divisible by ranks; take 64"),
+    (
+        ("plan", EXAMPLE, "--ranks", 8, "--slots", 41),
+        "41 slots on 8 ranks: slots must be divisible by ranks; take 40 or 48 for 32 experts",
+    ),
+    (
+        ("plan", EXAMPLE, "--ranks", 64, "--slots", 40),
+        "40 slots on 64 ranks: slots must be divisible by ranks; take 64 for 32 experts",
+    ),
     (("plan", EXAMPLE, "--ranks", 8, "--slots", 24), "24 slots for 32 experts: every expert needs a slot; take at least 32"),
+    (("plan", EXAMPLE, "--ranks", 8, "--slots", 9), "9 slots on 8 ranks: slots must be divisible by ranks; take 32 for 32"),
     (("plan", EXAMPLE, "--ranks", 2, "--slots", 66), "33 slots per rank for 32 experts"),
     (("plan", EXAMPLE, *SHAPE, "--nodes", 3), "8 ranks on 3 nodes: ranks must be divisible by nodes; take one of 1, 2, 4, 8"),
     (("plan", EXAMPLE, *SHAPE, "--groups", 5), "5 groups of 32 experts"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import llvmlite.binding
 import numpy as np
 import pytest
 
@@ -85,3 +86,5 @@ def test_no_fused_multiply_add_is_compiled(tmp_path):
     assert fused["kernels"] > 10
     assert fused["instructions"] > 1000
     assert fused["fused"] == []
+    if llvmlite.binding.get_host_cpu_features().get("fma"):
+        assert fused["control"], "a fused kernel is not recognised, so this test could not fail"

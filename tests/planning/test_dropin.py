@@ -113,14 +113,14 @@ def test_zero_load_gives_a_valid_plan():
 BAD = [
     ((np.ones(8), 8, 1, 1, 4), "weight has shape [8]"),
     ((np.ones((1, 2, 8)), 8, 1, 1, 4), "weight has shape [1, 2, 8]"),
-    ((np.ones((1, 8)), 10, 1, 1, 4), "num_replicas is 10"),
+    ((np.ones((1, 8)), 10, 1, 1, 4), "10 slots on 4 ranks"),
     ((np.ones((1, 8)), 4, 1, 1, 4), "4 slots for 8 experts"),
-    ((np.ones((1, 8)), 8, 3, 3, 6), "num_replicas is 8"),
+    ((np.ones((1, 8)), 8, 3, 3, 6), "8 slots on 6 ranks"),
     ((np.ones((1, 8)), 12, 3, 3, 6), "3 groups of 8 experts"),
     ((np.ones((1, 8)), 8, 4, 4, 2), "2 ranks on 4 nodes"),
     ((np.ones((1, 8)), 40, 1, 1, 4), "10 slots per rank for 8 experts"),
-    ((np.ones((1, 8)), 8, 1, 1, 0), "num_gpus is 0"),
-    ((np.ones((1, 8)), 0, 1, 1, 4), "num_replicas is 0"),
+    ((np.ones((1, 8)), 8, 1, 1, 0), "8 slots on 0 ranks"),
+    ((np.ones((1, 8)), 0, 1, 1, 4), "0 slots on 4 ranks"),
 ]
 
 
@@ -134,5 +134,5 @@ def test_bad_calls(call, found):
 
 def test_bad_replicas_name_the_nearest_legal_numbers():
     """10 replicas on 4 GPUs: 8 or 12."""
-    with pytest.raises(ArgumentError, match="take 8 or 12"):
+    with pytest.raises(ArgumentError, match="take 8 or 12 for 8 experts"):
         rebalance_experts(np.ones((1, 8)), 10, 1, 1, 4)

@@ -9,11 +9,11 @@ import typer
 
 from equipoise.cli import options
 from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
-from equipoise.cli.plan import make_cluster
 from equipoise.cli.selecting import read_part
+from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
 from equipoise.planning.comparing import PackingScore, compare_packings, expand_variants
-from equipoise.planning.problem import make_problem
+from equipoise.planning.problem import even_slots, make_problem
 from equipoise.planning.warming import warm_up
 from equipoise.trace import LoadTrace
 
@@ -49,7 +49,8 @@ def compare(
     trace, part = read_part(load, window, last, quiet=silent)
     if window is None:
         trace = LoadTrace(trace.sum(), trace.layer_ids)
-    cluster = make_cluster(ranks, slots or _default_slots(trace.num_experts, ranks), nodes)
+    slots = slots or _default_slots(trace.num_experts, ranks)
+    cluster = Cluster(ranks, even_slots(slots, ranks, trace.num_experts), nodes)
     make_problem(trace, cluster, groups, locality)
     with working("compiling, once a machine", quiet=silent):
         warm_up()

@@ -13,12 +13,11 @@ from equipoise.cli import options
 from equipoise.cli.output import out, percent, print_json, table, working
 from equipoise.cli.selecting import read_part
 from equipoise.cluster import Cluster
-from equipoise.errors import ArgumentError
 from equipoise.files.placements import check_ending
 from equipoise.placement import Placement
 from equipoise.planning.planner import Plan
 from equipoise.planning.planner import plan as make_plan
-from equipoise.planning.problem import make_problem
+from equipoise.planning.problem import even_slots, make_problem
 from equipoise.planning.warming import warm_up
 from equipoise.trace import LoadTrace
 
@@ -48,7 +47,7 @@ def plan(
     trace, part = read_part(load, window, last, quiet=quiet or json)
     if window is not None:
         trace, part = trace.last(1), f"the last of {part}"
-    cluster = make_cluster(ranks, slots, nodes)
+    cluster = Cluster(ranks, even_slots(slots, ranks, trace.num_experts), nodes)
     make_problem(trace, cluster, groups, locality)  # says what is wrong before seconds go into compiling
     with working("compiling, once a machine", quiet=quiet or json):
         warm_up(everything=False)
@@ -64,18 +63,6 @@ def plan(
         print_json(summary)
     elif not quiet:
         _show(part, result, summary, _in_id_order(result).worst_layer(trace))
-
-
-def make_cluster(ranks: int, slots: int, nodes: int) -> Cluster:
-    """Return the cluster of so many slots in all, or say which numbers of slots are legal."""
-    if slots % ranks:
-        below = slots // ranks * ranks
-        raise ArgumentError(
-            f"{slots} slots on {ranks} ranks",
-            "slots must be divisible by ranks",
-            f"take {below} or {below + ranks}" if below else f"take {ranks}",
-        )
-    return Cluster(ranks, slots // ranks, nodes)
 
 
 def _in_id_order(result: Plan) -> Placement:

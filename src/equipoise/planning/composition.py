@@ -65,7 +65,9 @@ def place(problem: Problem, rows: Rows, composition: Composition, bound: Floats)
     step = composition.recounting
     if step is not None:
         bar = np.repeat(bound * (1.0 + step.slack), problem.num_domains)
-        recount(rows.load, count, items.weight, items.item_id, pack, rows.num_ranks, bar, step.donors, step.work // rows.num_slots)
+        recount(
+            rows.load, count, items.weight, items.item_id, pack, rows.num_ranks, bar, step.donors, step.work // rows.num_slots
+        )
     expert = np.take_along_axis(rows.expert, items.item_id, axis=1)
     slots = fill_slots(pack, expert, rows.num_ranks)
     largest = largest_pack(items.weight, pack, rows.num_ranks).reshape(problem.num_layers, -1).max(axis=1)

@@ -16,7 +16,7 @@ from equipoise.planning.composition import DEFAULT, Composition, place
 from equipoise.planning.locality import pair_groups_as_published, rows_as_published
 from equipoise.planning.packing import lpt
 from equipoise.planning.planner import Plan, plan
-from equipoise.planning.problem import make_problem
+from equipoise.planning.problem import even_slots, make_problem
 from equipoise.planning.tensors import as_array, like
 
 
@@ -62,7 +62,7 @@ def rebalance_experts(weight: Any, num_replicas: int, num_groups: int, num_nodes
         )
     hierarchical = num_nodes >= 1 and num_groups % num_nodes == 0
     groups, nodes = (num_groups, num_nodes) if hierarchical else (1, 1)
-    cluster = Cluster(num_gpus, _slots_per_gpu(num_replicas, num_gpus), nodes)
+    cluster = Cluster(num_gpus, even_slots(num_replicas, num_gpus, load.shape[1]), nodes)
     result = plan(load, cluster, num_groups=groups, locality="strict" if hierarchical else "none")
     slots = _no_worse_than_published(load, result)
     placement = Placement(slots, cluster, load.shape[1])
@@ -70,19 +70,6 @@ def rebalance_experts(weight: Any, num_replicas: int, num_groups: int, num_nodes
     maps = placement.expert_of_slot, placement.slots_of_expert, placement.replica_count
     phy2log, log2phy, logcnt = (give_back(array.copy()) for array in maps)
     return phy2log, log2phy, logcnt
-
-
-def _slots_per_gpu(num_replicas: int, num_gpus: int) -> int:
-    if num_gpus < 1:
-        raise ArgumentError(f"num_gpus is {num_gpus}", "it must be >= 1", "give the size of the expert-parallel group")
-    if num_replicas % num_gpus or num_replicas < 1:
-        below = num_replicas // num_gpus * num_gpus
-        raise ArgumentError(
-            f"num_replicas is {num_replicas}",
-            f"it must be divisible by num_gpus ({num_gpus})",
-            f"take {below} or {below + num_gpus}" if below > 0 else f"take {num_gpus}",
-        )
-    return num_replicas // num_gpus
 
 
 def _no_worse_than_published(load: Any, result: Plan) -> Ints:

@@ -117,6 +117,28 @@ class Problem:
             )
 
 
+def even_slots(num_slots: int, num_ranks: int, num_experts: int) -> int:
+    """Return the slots a rank, or refuse a total that ranks do not divide and name the nearest legal ones.
+
+    Raises
+    ------
+    ArgumentError
+        When ``num_slots`` is not divisible by ``num_ranks``, or one of them is below 1.
+    """
+    if num_ranks < 1 or num_slots < 1:
+        raise ArgumentError(f"{num_slots} slots on {num_ranks} ranks", "both must be >= 1", "give the size of the cluster")
+    if num_slots % num_ranks == 0:
+        return num_slots // num_ranks
+    fewest = -(-num_experts // num_ranks) * num_ranks
+    below = num_slots // num_ranks * num_ranks
+    legal = sorted({max(fewest, below), min(max(fewest, below + num_ranks), num_experts * num_ranks)})
+    raise ArgumentError(
+        f"{num_slots} slots on {num_ranks} ranks",
+        "slots must be divisible by ranks",
+        f"take {' or '.join(str(slots) for slots in legal)} for {num_experts} experts",
+    )
+
+
 def make_problem(load: npt.ArrayLike | LoadTrace, cluster: Cluster, num_groups: int = 1, locality: str = "none") -> Problem:
     """Check raw input: ``load`` as an array [layers, experts] or [steps, layers, experts], or a trace (steps added up)."""
     trace = load if isinstance(load, LoadTrace) else LoadTrace(load)  # type: ignore[arg-type]
