@@ -115,6 +115,12 @@ class TestLoadTrace:
         with pytest.raises(ArgumentError, match=found):
             LoadTrace(**{"load": np.ones((1, 2, 3)), **arguments})
 
+    @pytest.mark.parametrize("steps", [1.5, "2", True])
+    def test_windows_are_counted_in_whole_steps(self, steps):
+        """Anything but an integer is refused."""
+        with pytest.raises(ArgumentError, match=f"window is {steps!r}: it must be an integer"):
+            LoadTrace(np.ones((7, 1, 1))).windows(steps)
+
     @pytest.mark.parametrize("steps", [0, 8, -1])
     def test_windows_must_fit(self, steps):
         """A window longer than the trace is refused with both numbers."""

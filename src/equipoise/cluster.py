@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from equipoise.checks import check_integer
 from equipoise.errors import ArgumentError
 
 
@@ -50,10 +51,8 @@ class Cluster:
     alive: Sequence[bool] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_count("num_ranks", self.num_ranks)
-        _check_count("num_nodes", self.num_nodes)
-        self._set("num_ranks", int(self.num_ranks))
-        self._set("num_nodes", int(self.num_nodes))
+        self._set("num_ranks", check_integer("num_ranks", self.num_ranks))
+        self._set("num_nodes", check_integer("num_nodes", self.num_nodes))
         self._set("slots_per_rank", self._checked_slots())
         self._set("node_of_rank", self._checked_nodes())
         self._set("rank_speeds", self._checked_speeds())
@@ -92,14 +91,11 @@ class Cluster:
 
     def _checked_slots(self) -> int | tuple[int, ...]:
         given = self.slots_per_rank
-        if isinstance(given, (int, np.integer)):
-            _check_count("slots_per_rank", given)
-            return int(given)
-        slots = tuple(given)
-        self._check_length("slots_per_rank", slots)
-        for rank, count in enumerate(slots):
-            _check_count(f"slots_per_rank[{rank}]", count)
-        return int(slots[0]) if len(set(slots)) == 1 else tuple(int(count) for count in slots)
+        if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str):
+            return check_integer("slots_per_rank", given)
+        self._check_length("slots_per_rank", given)
+        slots = tuple(check_integer(f"slots_per_rank[{rank}]", count) for rank, count in enumerate(given))
+        return slots[0] if len(set(slots)) == 1 else slots
 
     def _checked_nodes(self) -> tuple[int, ...]:
         if len(self.node_of_rank) == 0:
@@ -144,13 +140,6 @@ class Cluster:
             raise ArgumentError(
                 f"{name} has {len(values)} entries", f"it needs one a rank ({self.num_ranks})", "give one value a rank"
             )
-
-
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-        raise ArgumentError(f"{name} is {value!r}", "it must be an integer", "give a whole number >= 1")
-    if value < 1:
-        raise ArgumentError(f"{name} is {value}", "it must be >= 1", "give a whole number >= 1")
 
 
 def _divisors(number: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from equipoise import metrics
+from equipoise.checks import check_integer
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError, FileError, InvalidPlacementError
 from equipoise.trace import LoadTrace
@@ -57,6 +58,7 @@ class Placement:
     num_experts: int
 
     def __post_init__(self) -> None:
+        check_integer("num_experts", self.num_experts)
         given = _as_array(self.expert_of_slot)
         if given.dtype.kind not in "iu":
             raise ArgumentError(

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from equipoise.checks import check_integer
 from equipoise.errors import ArgumentError, FileError
 from equipoise.files.loads import read_load, write_load
 
@@ -135,7 +136,7 @@ class LoadTrace:
         return LoadTrace(self.load[-num_steps:], self.layer_ids, labels)
 
     def _check_steps(self, name: str, num_steps: int) -> None:
-        if not 1 <= num_steps <= self.num_steps:
+        if check_integer(name, num_steps, least=-(2**63)) < 1 or num_steps > self.num_steps:
             raise ArgumentError(
                 f"{name} is {num_steps} steps",
                 f"it must lie between 1 and the {self.num_steps} steps of the trace",
@@ -157,6 +158,8 @@ def _as_trace(given: object) -> npt.NDArray[Any]:
 
 
 def _as_numbers(given: object) -> npt.NDArray[Any]:
+    if isinstance(given, np.ma.MaskedArray):
+        raise ArgumentError("load is a masked array", "a mask has no meaning here", "fill it, or drop the masked layers")
     try:
         array = np.asarray(given)
     except ValueError as error:

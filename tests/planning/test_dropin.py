@@ -119,8 +119,11 @@ BAD = [
     ((np.ones((1, 8)), 12, 3, 3, 6), "3 groups of 8 experts"),
     ((np.ones((1, 8)), 8, 4, 4, 2), "2 ranks on 4 nodes"),
     ((np.ones((1, 8)), 40, 1, 1, 4), "10 slots per rank for 8 experts"),
-    ((np.ones((1, 8)), 8, 1, 1, 0), "8 slots on 0 ranks"),
-    ((np.ones((1, 8)), 0, 1, 1, 4), "0 slots on 4 ranks"),
+    ((np.ones((1, 8)), 8, 1, 1, 0), "number of ranks is 0"),
+    ((np.ones((1, 8)), 8, 1, 0, 4), "num_nodes is 0"),
+    ((np.ones((1, 8)), 8, 0, 1, 4), "num_groups is 0"),
+    ((np.ones((1, 8)), 8.0, 1, 1, 4), "number of slots is 8.0"),
+    ((np.ones((1, 8)), 0, 1, 1, 4), "number of slots is 0"),
 ]
 
 

@@ -188,6 +188,8 @@ BAD = [
     ({"load": [["a", "b"]]}, "load has dtype <U1"),
     ({"load": [[1, 2], [3]]}, "load is ragged"),
     ({"load": [[True, False, True, True]]}, "load has dtype bool"),
+    ({"load": np.ma.masked_array([[1, 2, 3, 4]], [[0, 0, 0, 1]])}, "load is a masked array"),
+    ({"cluster": None}, "cluster is a NoneType"),
     ({"load": [[1e300] * 4, [1e308] * 4]}, "loads as large as 1e+308"),
     ({"cluster": Cluster(1, 3)}, "3 slots for 4 experts"),
     ({"cluster": Cluster(2, 5)}, "5 slots per rank for 4 experts"),

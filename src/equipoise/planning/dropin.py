@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from equipoise.checks import check_integer
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
 from equipoise.kernels.types import Ints
@@ -60,7 +61,9 @@ def rebalance_experts(weight: Any, num_replicas: int, num_groups: int, num_nodes
         raise ArgumentError(
             f"weight has shape {list(load.shape)}", "it must be [layers, num_logical_experts]", "add up the steps first"
         )
-    hierarchical = num_nodes >= 1 and num_groups % num_nodes == 0
+    for name, value in (("num_groups", num_groups), ("num_nodes", num_nodes)):
+        check_integer(name, value)
+    hierarchical = num_groups % num_nodes == 0
     groups, nodes = (num_groups, num_nodes) if hierarchical else (1, 1)
     cluster = Cluster(num_gpus, even_slots(num_replicas, num_gpus, load.shape[1]), nodes)
     result = plan(load, cluster, num_groups=groups, locality="strict" if hierarchical else "none")

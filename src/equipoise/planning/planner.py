@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from equipoise import metrics
+from equipoise.checks import check_choice, check_integer, check_seed
 from equipoise.cluster import Cluster
-from equipoise.errors import ArgumentError, NotSupportedError
+from equipoise.errors import NotSupportedError
 from equipoise.kernels.types import Floats, Ints
 from equipoise.placement import Placement
 from equipoise.planning.bounds import gap, lower_bound, without_rounding
@@ -130,8 +131,8 @@ def plan(
     (0.9, [45.0])
     """
     _refuse_unsupported(previous=previous, budget=budget, max_moves=max_moves, forecast=forecast, constraints=constraints)
-    _check_choice("effort", effort, EFFORTS)
-    _check_choice("dispatch", dispatch, ("equal",))
+    check_choice("effort", effort, EFFORTS)
+    check_choice("dispatch", dispatch, ("equal",))
     check_seed(seed)
     problem = make_problem(load, cluster, num_groups, locality)
     expert_of_slot, largest, bound = _over_threads(problem, num_threads)
@@ -153,16 +154,9 @@ def plan(
     )
 
 
-def check_seed(seed: int) -> None:
-    """Refuse a seed that is no integer in [0, 2**63)."""
-    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-        raise ArgumentError(f"seed is {seed!r}", "it must be an integer in [0, 2**63)", "take 0")
-
-
 def _over_threads(problem: Problem, num_threads: int) -> tuple[Ints, Floats, Floats]:
     """Plan chunks of layers on threads of their own; kernels let go of the interpreter lock."""
-    if not isinstance(num_threads, (int, np.integer)) or num_threads < 1:
-        raise ArgumentError(f"num_threads is {num_threads!r}", "it must be an integer >= 1", "take 1")
+    check_integer("num_threads", num_threads)
     chunks = [chunk for chunk in np.array_split(problem.load, num_threads) if len(chunk)]
     if len(chunks) == 1:
         return _plan_layers(problem)
@@ -206,8 +200,3 @@ def _refuse_unsupported(**given: object) -> None:
     for name, value in given.items():
         if value is not None:
             raise NotSupportedError(f"{name} was given", "this version plans without it", f"leave {name} out")
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ArgumentError(f"{name} is {value!r}", f"it must be one of {', '.join(choices)}", "choose one")

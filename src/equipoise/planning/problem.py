@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from equipoise.checks import check_choice, check_integer
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError, NotSupportedError
 from equipoise.kernels.types import Floats
@@ -43,10 +44,7 @@ class Problem:
     locality: Locality = "none"
 
     def __post_init__(self) -> None:
-        if self.locality not in get_args(Locality):
-            raise ArgumentError(
-                f"locality is {self.locality!r}", f"it must be one of {', '.join(get_args(Locality))}", "choose one"
-            )
+        check_choice("locality", self.locality, get_args(Locality))
         if not self.cluster.is_uniform:
             raise NotSupportedError(
                 "the cluster's ranks differ in slots, speed or being up",
@@ -88,8 +86,7 @@ class Problem:
             )
 
     def _check_groups(self) -> None:
-        if not isinstance(self.num_groups, (int, np.integer)) or self.num_groups < 1:
-            raise ArgumentError(f"num_groups is {self.num_groups!r}", "it must be an integer >= 1", "take 1 for no groups")
+        check_integer("num_groups", self.num_groups)
         if self.num_experts % self.num_groups:
             raise ArgumentError(
                 f"{self.num_groups} groups of {self.num_experts} experts",
@@ -123,10 +120,10 @@ def even_slots(num_slots: int, num_ranks: int, num_experts: int) -> int:
     Raises
     ------
     ArgumentError
-        When ``num_slots`` is not divisible by ``num_ranks``, or one of them is below 1.
+        When ``num_slots`` is not divisible by ``num_ranks``, or one of them is no integer >= 1.
     """
-    if num_ranks < 1 or num_slots < 1:
-        raise ArgumentError(f"{num_slots} slots on {num_ranks} ranks", "both must be >= 1", "give the size of the cluster")
+    check_integer("number of ranks", num_ranks)
+    check_integer("number of slots", num_slots)
     if num_slots % num_ranks == 0:
         return num_slots // num_ranks
     fewest = -(-num_experts // num_ranks) * num_ranks
@@ -142,5 +139,7 @@ def even_slots(num_slots: int, num_ranks: int, num_experts: int) -> int:
 def make_problem(load: npt.ArrayLike | LoadTrace, cluster: Cluster, num_groups: int = 1, locality: str = "none") -> Problem:
     """Check raw input: ``load`` as an array [layers, experts] or [steps, layers, experts], or a trace (steps added up)."""
     trace = load if isinstance(load, LoadTrace) else LoadTrace(load)  # type: ignore[arg-type]
+    if not isinstance(cluster, Cluster):
+        raise ArgumentError(f"cluster is a {type(cluster).__name__}", "it must be a Cluster", "make one with Cluster(...)")
     total = np.ascontiguousarray(trace.sum(), np.float64)
     return Problem(total, cluster, num_groups, locality)  # type: ignore[arg-type]

@@ -6,18 +6,19 @@ A name is a constructor, and after a plus sign a refiner. All work row by row an
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from equipoise.checks import check_choice, check_integer, check_seed
 from equipoise.errors import ArgumentError
 from equipoise.kernels.sorting import sort_rows_descending
 from equipoise.kernels.types import Ints
 from equipoise.planning import packing, refining
 from equipoise.planning.composition import Composition
 from equipoise.planning.packing import Dealt, Items
-from equipoise.planning.planner import check_seed
 from equipoise.planning.refining import Refiner
 from equipoise.planning.tensors import as_array, like
 from equipoise.trace import LoadTrace
@@ -50,15 +51,14 @@ def named_composition(
     seed: int = 0,
 ) -> Composition:
     """Return the composition of a constructor and a refiner, each by name; arguments as for :func:`balanced_packing`."""
-    if constructor not in CONSTRUCTORS:
-        raise _unknown("constructor", constructor, CONSTRUCTORS)
-    if refine is not None and refine not in REFINERS:
-        raise _unknown("refine", refine, REFINERS)
-    _check_integer("candidates", candidates, 1)
-    if not (isinstance(noise, (int, float)) and 0.0 <= noise <= 1.0):
+    check_choice("constructor", constructor, tuple(CONSTRUCTORS))
+    if refine is not None:
+        check_choice("refine", refine, tuple(REFINERS))
+    check_integer("candidates", candidates, 1)
+    if not (isinstance(noise, Real) and 0.0 <= noise <= 1.0):
         raise ArgumentError(f"noise is {noise!r}", "it must lie in [0, 1]", "published settings are 0.1 and 0.2")
     if rounds is not None:
-        _check_integer("rounds", rounds, 0)
+        check_integer("rounds", rounds, 0)
     check_seed(seed)
     first = CONSTRUCTORS[constructor](candidates, noise, seed)
     if refine is None:
@@ -126,7 +126,7 @@ def balanced_packing(
     """
     composition = named_composition(constructor, refine, candidates=candidates, noise=noise, rounds=rounds, seed=seed)
     values = _checked_weight(as_array(weight))
-    _check_integer("num_packs", num_packs, 1)
+    check_integer("num_packs", num_packs, 1)
     n = values.shape[1]
     if n % num_packs:
         raise ArgumentError(f"{n} items for {num_packs} packs", "items must be divisible by packs", "change num_packs")
@@ -181,12 +181,3 @@ def _rank_in_pack(pack: Ints, size: int) -> Ints:
     rank = np.empty_like(pack)
     np.put_along_axis(rank, order, np.broadcast_to(np.arange(pack.shape[1]) % size, pack.shape), axis=1)
     return rank
-
-
-def _check_integer(name: str, value: object, least: int) -> None:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        raise ArgumentError(f"{name} is {value!r}", f"it must be an integer >= {least}", "change it")
-
-
-def _unknown(what: str, name: str, known: dict[str, Any]) -> ArgumentError:
-    return ArgumentError(f"{what} is {name!r}", f"it must be one of {', '.join(known)}", "choose one of these")
