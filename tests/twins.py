@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from fractions import Fraction
 
 
@@ -146,3 +147,58 @@ def rebuild(weight, ids, first, second):
             return None
         packs[apart[0]].append(item)
     return packs
+
+
+MASK = 2**64 - 1
+
+
+def split_mix(key, counter):
+    """Draw number ``counter`` of a key: SplitMix64, from its publication, in Python integers."""
+    bits = (key + (counter + 1) * 0x9E3779B97F4A7C15) & MASK
+    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & MASK
+    return bits ^ (bits >> 31)
+
+
+def row_key(seed, values):
+    """Key of a row: seed, then the bits of each number, scrambled one after the other."""
+
+    def mix(bits):
+        return split_mix((bits - 0x9E3779B97F4A7C15) & MASK, 0)
+
+    key = mix((seed + 0x9E3779B97F4A7C15) & MASK)
+    for value in values:
+        key = (mix(key ^ struct.unpack("<Q", struct.pack("<d", value))[0]) + 0x9E3779B97F4A7C15) & MASK
+    return key
+
+
+def dealing_order(kind, weight, noise, seed, candidate):
+    """Order in which candidate number ``candidate`` deals items, which fall in weight already."""
+    n = len(weight)
+    key = split_mix(row_key(seed, weight), candidate)
+    if kind == "lpt":
+        return list(range(n))
+    if kind == "zigzag":
+        return [i // 2 if i % 2 == 0 else n - 1 - i // 2 for i in range(n)]
+    if kind == "shuffle":
+        order = list(range(n))
+        for i in range(n - 1, 0, -1):
+            j = ((split_mix(key, i) >> 32) * (i + 1)) >> 32
+            order[i], order[j] = order[j], order[i]
+        return order
+    noisy = [w * (1.0 + noise * (2.0 * ((split_mix(key, i) >> 11) * 2.0**-53) - 1.0)) for i, w in enumerate(weight)]
+    return largest_first(noisy)
+
+
+def best_pairing(group_load, num_nodes):
+    """Node of each group in the pairing whose heaviest node is lightest, and that load; the first such, lowest nodes first."""
+    size = len(group_load) // num_nodes
+    best = None
+    for nodes in itertools.product(range(num_nodes), repeat=len(group_load)):
+        opened = [node for i, node in enumerate(nodes) if node not in nodes[:i]]
+        if opened != list(range(num_nodes)) or any(nodes.count(node) != size for node in range(num_nodes)):
+            continue
+        heaviest = max(sum(x for x, n in zip(group_load, nodes, strict=True) if n == node) for node in range(num_nodes))
+        if best is None or heaviest < best[1]:
+            best = list(nodes), heaviest
+    return best

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import twins
-from equipoise.kernels import packing, random, refining, replicating, sorting
+from equipoise import Cluster, plan
+from equipoise.kernels import packing, pairing, random, refining, replicating, sorting
 from equipoise.kernels.compiling import kernel
+from equipoise.planning import locality
 from strategies import loads
 
 
@@ -65,6 +67,23 @@ def test_spare_slots_of_a_layer_without_load_are_spread():
 def test_counts_stop_at_the_cap_and_go_on_elsewhere():
     """An expert with all the load gets no more replicas than ranks; the rest is spread."""
     assert replicating.count_replicas(np.array([[90.0, 0.0, 0.0]]), 8, 3).tolist() == [[3, 3, 2]]
+
+
+def test_loads_too_small_to_divide_still_fill_every_slot():
+    """Half of the smallest float is 0: counts stay within the cap, and exchanges end."""
+    assert replicating.count_replicas(np.array([[5e-324, 0.0]]), 6, 3).tolist() == [[3, 3]]
+    assert refining.clearly_below(5e-324) == -np.inf
+    assert refining.clearly_below(1.0) < 1.0
+    for experts, ranks, slots in ((3, 2, 2), (5, 3, 2), (5, 3, 3)):
+        plan(np.full((1, experts), 5e-324), Cluster(ranks, slots)).placement.validate()
+
+
+@given(st.sampled_from([(2, 2), (4, 2), (6, 2), (6, 3), (8, 4)]), st.data())
+def test_pairing_equals_its_twin(shape, data):
+    """Of all ways to put groups on nodes, the first whose heaviest node is lightest."""
+    group_load = data.draw(st.lists(st.integers(0, 20), min_size=shape[0], max_size=shape[0]))
+    found, heaviest = pairing.best_pairing(np.array([group_load], np.float64), locality._all_pairings(*shape), shape[1])
+    assert (found[0].tolist(), heaviest[0]) == twins.best_pairing(group_load, shape[1])
 
 
 def test_random_numbers_are_the_published_generator():

@@ -63,6 +63,38 @@ def test_lpt_with_ids_equals_its_twin(packing):
         assert np.allclose(_pack_loads([row], np.array([found]), packs)[0], loads, rtol=1e-12)
 
 
+@given(packings(with_ids=True), st.integers(0, 5), st.sampled_from([0.1, 0.2, 1.0]))
+def test_random_orders_equal_their_twins(packing, seed, noise):
+    """Shuffles, noisy LPT and the ensemble pack exactly as their definition with the published generator says."""
+    weight, packs, ids = packing
+    kinds = ["lpt", "zigzag", "shuffle", "shuffle", "shuffle", *["noisy_lpt"] * 7]
+    for constructor, candidates in (("shuffle", ["shuffle"]), ("noisy_lpt", ["noisy_lpt"]), ("ensemble", kinds)):
+        options = {"constructor": constructor, "refine": None, "noise": noise, "seed": seed, "candidates": len(candidates)}
+        pack_index, _ = balanced_packing(np.array(weight), packs, item_ids=ids, **options)
+        for row, found in zip(weight, pack_index.tolist(), strict=True):
+            order = twins.largest_first(row)
+            falling, falling_ids = [float(row[i]) for i in order], [ids[i] for i in order]
+            best, expected = None, None
+            for number, kind in enumerate(candidates):
+                dealt = twins.deal(falling, falling_ids, twins.dealing_order(kind, falling, noise, seed, number), packs)
+                largest = max(sum(falling[i] for i in pack) for pack in dealt)
+                if best is None or largest < best * (1 - 1e-12):
+                    best, expected = largest, dealt
+            if constructor == "ensemble":
+                loads = _pack_loads([row], np.array([found]), packs)[0]
+                assert np.isclose(max(loads), best, rtol=1e-12)
+            else:
+                assert [found[order[i]] for pack in expected for i in pack] == [
+                    p for p, pack in enumerate(expected) for _ in pack
+                ]
+
+
+def test_ties_between_candidates_go_to_the_first():
+    """All packings of equal weights are equally good, so the ensemble's is LPT's."""
+    packs = [balanced_packing(np.ones((2, 12)), 4, constructor=name, refine=None)[0] for name in ("lpt", "ensemble")]
+    assert np.array_equal(*packs)
+
+
 def test_last_copies_find_room():
     """Ids 0..2 fill the light packs first, so that the last item's own id sits in every pack with room: one moves."""
     weight = np.array([[9.0, 9.0, 1.0, 1.0, 1.0, 1.0]])

@@ -6,7 +6,7 @@ import numpy as np
 
 from equipoise.kernels.compiling import kernel
 from equipoise.kernels.packing import deal, make_dealing
-from equipoise.kernels.refining import ROUNDING, UNTIL_NONE_HELPS, Packs, close_packs, make_packs, open_packs, swap_in_row
+from equipoise.kernels.refining import UNTIL_NONE_HELPS, Packs, clearly_below, close_packs, make_packs, open_packs, swap_in_row
 from equipoise.kernels.replicating import list_row
 from equipoise.kernels.types import Floats, Ints
 
@@ -44,7 +44,7 @@ def recount(
         largest = _heaviest(weight[x], expert[x], pack[x], packs, receivers)
         left = trials
         while largest > bar[x] and left > 0:
-            best = largest * (1.0 - ROUNDING)
+            best = clearly_below(largest)
             best_receiver = -1
             best_donor = -1
             found = _find_donors(load[x], count[x], best, donors)

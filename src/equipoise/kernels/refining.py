@@ -17,8 +17,18 @@ from equipoise.kernels.types import Flags, Floats, Ints
 
 UNTIL_NONE_HELPS = -1
 
-ROUNDING = 1e-13
-"""A change counts as a gain only above this share: sums of loads carry a few units in the last place."""
+_ROUNDING = 1e-13
+
+
+@kernel
+def clearly_below(load: float) -> float:
+    """Return what a heaviest pack of ``load`` must fall below to count as a gain.
+
+    Sums of loads carry a few units in the last place; and where a load is so small that it has no place for a share of itself,
+    nothing is a gain, or exchanges would never end.
+    """
+    bar = load * (1.0 - _ROUNDING)
+    return bar if bar < load else -np.inf
 
 
 class Packs(NamedTuple):
@@ -111,7 +121,7 @@ def swap_in_row(packs: Packs, rounds: int) -> None:
     done = 0
     while done != rounds:
         heavy = packs.ranking[0]
-        best = packs.load[heavy] * (1.0 - ROUNDING)
+        best = clearly_below(packs.load[heavy])
         best_rank = -1
         best_i = -1
         best_j = -1
@@ -141,7 +151,7 @@ def swap(weight: Floats, item_id: Ints, num_ids: int, pack: Ints, num_packs: int
         done = 0
         while done != rounds and num_packs > 1:
             heavy = packs.ranking[0]
-            bar = packs.load[heavy] * (1.0 - ROUNDING)
+            bar = clearly_below(packs.load[heavy])
             _, i, j = _best_exchange(packs, heavy, packs.ranking[num_packs - 1], bar)
             if i < 0:
                 break
@@ -308,7 +318,7 @@ def _deal_pair(weight: Floats, item_id: Ints, packs: Packs, rank: int, dealt: In
             dealt[1, filled_1] = item
             filled_1 += 1
             load_1 += weight[item]
-    return bool(max(load_0, load_1) < packs.load[heavy] * (1.0 - ROUNDING))
+    return bool(max(load_0, load_1) < clearly_below(packs.load[heavy]))
 
 
 @kernel

@@ -41,6 +41,6 @@ def without_rounding(bound: Floats, largest: Floats) -> Floats:
 
     Both are sums of the same numbers in another order. A bound that is really too high is a fault and must not be hidden.
     """
-    if (bound > largest * (1.0 + _ROUNDING)).any():
+    if (bound > largest * (1.0 + _ROUNDING) + np.finfo(np.float64).tiny).any():
         raise AssertionError("a lower bound exceeds an achieved value: please report this load")
     return np.minimum(bound, largest)
