@@ -14,7 +14,7 @@ from equipoise.kernels.replicating import count_replicas, list_replicas
 
 
 def _pack(load, count, num_packs):
-    weight, expert = list_replicas(load, count, int(count.sum()))
+    weight, expert = list_replicas(load, count, int(count[0].sum()))
     pack = pack_in_orders(weight, expert, load.shape[1], num_packs, np.array([SORTED]), 0.0, 0)
     best_swap(weight, expert, load.shape[1], pack, num_packs, UNTIL_NONE_HELPS)
     return weight, expert, pack
@@ -68,25 +68,47 @@ def test_recount_never_loses_and_stays_consistent(row, num_donors):
     assert len(set(zip(expert[0].tolist(), pack[0].tolist(), strict=True))) == packs * size
 
 
+@given(rows(), st.integers(1, 4))
+def test_a_step_is_the_best_hand_over(row, num_donors):
+    """Told to stop where the best single hand-over ends, it stops exactly there."""
+    load, packs, size = row
+    count = count_replicas(load, packs * size, packs)
+    expected = _one_step(load, count, packs, num_donors)
+    weight, expert, pack = _pack(load, count, packs)
+    recount(load, count, weight, expert, pack, packs, np.array([expected * (1 + 1e-12)]), num_donors, 10_000)
+    assert np.isclose(largest_pack(weight, pack, packs)[0], expected, rtol=1e-12)
+
+
+def _seeded():
+    rng = np.random.default_rng(1)
+    return np.sort(rng.random((20, 32)) ** 3, axis=1)[:, ::-1].copy()
+
+
+def _recounted(load, bar, trials):
+    count = count_replicas(load, 64, 32)
+    weight, expert, pack = _pack(load, count, 32)
+    recount(load, count, weight, expert, pack, 32, bar, 4, trials)
+    return count, weight, expert, pack
+
+
 def test_budget_and_bar_stop_it():
-    """No trial, or a bar that is met already, leaves everything as it was."""
-    load = np.array([[90.0, 50.0, 30.0, 30.0, 10.0, 4.0]])
-    count = count_replicas(load, 8, 4)
-    for bar, trials in ((0.0, 0), (1e9, 100)):
-        before = (count.copy(), *_pack(load, count, 4))
-        after = [array.copy() for array in before]
-        recount(load, *after, 4, np.array([bar]), 4, trials)
-        assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    """No trial, or a bar that is met already, changes nothing; more trials go further; a bar in between stops in between."""
+    load = _seeded()
+    start = _recounted(load, np.zeros(20), 0)
+    met = _recounted(load, largest_pack(start[1], start[3], 32), 1000)
+    assert all(np.array_equal(a, b) for a, b in zip(start, met, strict=True))
+    largest = [largest_pack(*_recounted(load, np.zeros(20), trials)[1::2], 32) for trials in (0, 1, 4, 40, 4000)]
+    totals = [float(row.sum()) for row in largest]
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) == 5
+    half_way = 0.5 * (largest[0] + largest[-1])
+    stopped = largest_pack(*_recounted(load, half_way, 4000)[1::2], 32)
+    assert (stopped <= half_way).all()
+    assert stopped.sum() > largest[-1].sum()
 
 
 def test_it_pays_where_ranks_have_few_slots():
     """With two slots a rank, greedy counts are far from the best ones: on seeded skewed loads the gain is over 3 %."""
-    rng = np.random.default_rng(1)
-    load = np.sort(rng.random((20, 32)) ** 3, axis=1)[:, ::-1].copy()
-    count = count_replicas(load, 64, 32)
-    weight, expert = list_replicas(load, count, 64)
-    pack = pack_in_orders(weight, expert, 32, 32, np.array([SORTED]), 0.0, 0)
-    best_swap(weight, expert, 32, pack, 32, UNTIL_NONE_HELPS)
-    before = largest_pack(weight, pack, 32).sum()
-    recount(load, count, weight, expert, pack, 32, np.zeros(20), 4, 32)
-    assert largest_pack(weight, pack, 32).sum() < 0.97 * before
+    load = _seeded()
+    before, after = (largest_pack(*_recounted(load, np.zeros(20), trials)[1::2], 32).sum() for trials in (0, 32))
+    assert after < 0.97 * before
