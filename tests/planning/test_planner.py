@@ -116,6 +116,15 @@ def test_renumbering_experts_of_distinct_loads_changes_no_rank_load(problem, ran
     assert np.allclose(*sorted_loads, rtol=1e-12)
 
 
+def test_renumbering_with_ties_between_replicas():
+    """Distinct loads whose replicas tie (8 in two, 4 in one) are told apart by load: 400 layers renumbered, none changes."""
+    rng = np.random.default_rng(9)
+    load = np.array([rng.permutation(16)[:10] for _ in range(400)])
+    order = rng.permutation(10)
+    plans = [plan(x, Cluster(5, 3)).placement.rank_load(x) for x in (load, load[:, order])]
+    assert np.allclose(*(np.sort(rank_load) for rank_load in plans), rtol=1e-12)
+
+
 @pytest.mark.compiled
 def test_example_load_is_balanced_well(example):
     """On the load that ships, planning window by window reaches what greedy LPT alone does not."""
