@@ -60,6 +60,11 @@ class TestCluster:
             ({"rank_speeds": [1, 1, float("nan"), 1]}, r"rank_speeds\[2\] is nan"),
             ({"alive": [False] * 4}, "alive has no rank that is up"),
             ({"alive": [True]}, "alive has 1 entries"),
+            ({"alive": "yes"}, "alive is 'yes'"),
+            ({"node_of_rank": 5}, "node_of_rank is 5"),
+            ({"node_of_rank": [0, 1.5, 0, 1], "num_nodes": 2}, r"node_of_rank is \[0, 1.5, 0, 1\]"),
+            ({"rank_speeds": ["a"] * 4}, "rank_speeds is"),
+            ({"rank_speeds": 2.0}, "rank_speeds is 2.0"),
         ],
     )
     def test_bad_arguments(self, arguments, found):

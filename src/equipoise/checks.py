@@ -13,14 +13,14 @@ def check_integer(name: str, value: object, least: int = 1) -> int:
     Raises
     ------
     ArgumentError
-        When it is no integer (a bool is none), or below ``least``.
+        When it is no integer (a bool is none), below ``least``, or too large for 64 bits.
 
     Examples
     --------
     >>> check_integer("num_ranks", 8)
     8
     """
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not least <= value < 2**63:
         raise ArgumentError(f"{name} is {value!r}", f"it must be an integer >= {least}", "give a whole number in that range")
     return int(value)
 
@@ -33,6 +33,4 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def check_seed(seed: object) -> int:
     """Return a seed as an int; refuse one that is no integer in [0, 2**63)."""
-    if check_integer("seed", seed, 0) >= 2**63:
-        raise ArgumentError(f"seed is {seed}", "it must be below 2**63", "take 0")
-    return int(seed)  # type: ignore[call-overload, no-any-return]
+    return check_integer("seed", seed, 0)

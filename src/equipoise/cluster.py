@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +99,7 @@ class Cluster:
         return slots[0] if len(set(slots)) == 1 else slots
 
     def _checked_nodes(self) -> tuple[int, ...]:
-        if len(self.node_of_rank) == 0:
+        if np.size(self.node_of_rank) == 0:
             if self.num_ranks % self.num_nodes:
                 raise ArgumentError(
                     f"{self.num_ranks} ranks on {self.num_nodes} nodes",
@@ -106,19 +107,18 @@ class Cluster:
                     f"take one of {_divisors(self.num_ranks)} nodes, or give node_of_rank",
                 )
             return tuple(rank * self.num_nodes // self.num_ranks for rank in range(self.num_ranks))
-        nodes = tuple(self.node_of_rank)
-        self._check_length("node_of_rank", nodes)
+        nodes = self._one_a_rank("node_of_rank", self.node_of_rank, np.integer)
         if set(nodes) != set(range(self.num_nodes)):
             raise ArgumentError(
                 f"node_of_rank names nodes {sorted(set(nodes))}",
                 f"it must name each of 0..{self.num_nodes - 1}",
                 "renumber the nodes or change num_nodes",
             )
-        return tuple(int(node) for node in nodes)
+        return nodes
 
     def _checked_speeds(self) -> tuple[float, ...]:
-        speeds = tuple(self.rank_speeds) or (1.0,) * self.num_ranks
-        self._check_length("rank_speeds", speeds)
+        given = self.rank_speeds if np.size(self.rank_speeds) else (1.0,) * self.num_ranks
+        speeds = self._one_a_rank("rank_speeds", given, np.number)
         for rank, speed in enumerate(speeds):
             if not (np.isfinite(speed) and speed > 0):
                 raise ArgumentError(
@@ -129,11 +129,22 @@ class Cluster:
         return tuple(float(speed) for speed in speeds)
 
     def _checked_alive(self) -> tuple[bool, ...]:
-        alive = tuple(bool(up) for up in self.alive) or (True,) * self.num_ranks
-        self._check_length("alive", alive)
+        given = self.alive if np.size(self.alive) else (True,) * self.num_ranks
+        alive = tuple(bool(up) for up in self._one_a_rank("alive", given, (np.bool_, np.integer)))
         if not any(alive):
             raise ArgumentError("alive has no rank that is up", "at least one rank must be up", "check the mask")
         return alive
+
+    def _one_a_rank(self, name: str, given: object, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
+        """Return one plain value a rank, or refuse what is no list of such numbers."""
+        try:
+            values = np.asarray(given)
+        except ValueError:
+            values = np.empty((0, 0))
+        if values.ndim != 1 or not any(np.issubdtype(values.dtype, k) for k in (kind if isinstance(kind, tuple) else (kind,))):
+            raise ArgumentError(f"{name} is {given!r}", "it must be a list of numbers, one a rank", "give one value a rank")
+        self._check_length(name, tuple(values))
+        return tuple(values.tolist())
 
     def _check_length(self, name: str, values: Sequence[object]) -> None:
         if len(values) != self.num_ranks:

@@ -14,6 +14,7 @@ from equipoise import metrics
 from equipoise.checks import check_integer
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError, FileError, InvalidPlacementError
+from equipoise.tensors import as_array
 from equipoise.trace import LoadTrace
 
 ABSENT = -1
@@ -59,7 +60,7 @@ class Placement:
 
     def __post_init__(self) -> None:
         check_integer("num_experts", self.num_experts)
-        given = _as_array(self.expert_of_slot)
+        given = as_array("expert_of_slot", self.expert_of_slot)
         if given.dtype.kind not in "iu":
             raise ArgumentError(
                 f"expert_of_slot has dtype {given.dtype}", "it must hold integers", "convert it with .astype('int64')"
@@ -268,14 +269,6 @@ class Placement:
                 "pass the load of the model it was planned for",
             )
         return trace.sum().astype(np.float64)
-
-
-def _as_array(given: object) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(given)
-    except ValueError as error:
-        rule = "it must be [layers, slots]"
-        raise ArgumentError("expert_of_slot has rows of unequal length", rule, "mend the rows") from error
 
 
 def _frozen(array: IntArray) -> IntArray:

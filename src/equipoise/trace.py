@@ -14,6 +14,7 @@ import numpy.typing as npt
 from equipoise.checks import check_integer
 from equipoise.errors import ArgumentError, FileError
 from equipoise.files.loads import read_load, write_load
+from equipoise.tensors import as_array
 
 _EXAMPLE = Path(__file__).parent / "data" / "gpt-oss-20b-decode.npz"
 
@@ -160,10 +161,7 @@ def _as_trace(given: object) -> npt.NDArray[Any]:
 def _as_numbers(given: object) -> npt.NDArray[Any]:
     if isinstance(given, np.ma.MaskedArray):
         raise ArgumentError("load is a masked array", "a mask has no meaning here", "fill it, or drop the masked layers")
-    try:
-        array = np.asarray(given)
-    except ValueError as error:
-        raise ArgumentError("load is ragged", "all its rows must have equal length", "pad nothing, mend the rows") from error
+    array = as_array("load", given)
     if array.dtype.kind == "f":
         return array.astype(np.float64, copy=False)
     if array.dtype.kind in "iu" and array.dtype != np.uint64:

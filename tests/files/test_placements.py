@@ -88,12 +88,15 @@ GOOD = {"format": "equipoise-placement", "version": 1, "num_experts": 2, "num_ra
         (b"[]", "the file: Input should be"),
         (b"PK\x03\x04", "not a placement file"),
         (b"\xff\xfe", "not a placement file"),
+        (b"[" * 100_000, "not a placement file"),
+        (json.dumps({**GOOD, "slots_per_rank": 10**30, "expert_of_slot": [[0, 1]]}).encode(), "slots_per_rank is 1000"),
+        (json.dumps({**GOOD, "slots_per_rank": 2**62, "expert_of_slot": [[0, 1]]}).encode(), "has shape"),
         (json.dumps({**GOOD, "version": 2, "expert_of_slot": [[0, 1]]}).encode(), "version: Input should be 1"),
         (json.dumps({**GOOD, "format": "other", "expert_of_slot": [[0, 1]]}).encode(), "format: Input should be"),
         (json.dumps(GOOD).encode(), "expert_of_slot: Field required"),
         (json.dumps({**GOOD, "expert_of_slot": [[0, "1"]]}).encode(), "expert_of_slot.0.1: Input should be a valid integer"),
         (json.dumps({**GOOD, "expert_of_slot": [[0, 1]], "extra": 1}).encode(), "extra: Extra inputs"),
-        (json.dumps({**GOOD, "expert_of_slot": [[0, 1], [0]]}).encode(), "rows of unequal length"),
+        (json.dumps({**GOOD, "expert_of_slot": [[0, 1], [0]]}).encode(), "expert_of_slot is ragged"),
         (json.dumps({**GOOD, "expert_of_slot": [[0, 7]]}).encode(), "slot 1 holds expert 7"),
         (json.dumps({**GOOD, "expert_of_slot": [[0, 1, 1]]}).encode(), "has shape"),
     ],
@@ -107,6 +110,23 @@ def test_foreign_and_broken_files(tmp_path, content, found):
     assert found in str(error.value)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_damaged_archives(tmp_path):
+    """Whatever byte of an .npz is flipped, a placement or a FileError on one line comes out."""
+    path = tmp_path / "p.npz"
+    plan([[3, 2, 1]], Cluster(3, 1)).placement.write(path)
+    content = path.read_bytes()
+    messages = []
+    for position in range(len(content)):
+        for flip in (0x01, 0x80, 0xFF):
+            path.write_bytes(content[:position] + bytes([content[position] ^ flip]) + content[position + 1 :])
+            try:
+                Placement.read(path)
+            except FileError as error:
+                messages.append(str(error))
+    assert len(messages) > 100
+    assert not any("\n" in message for message in messages)
 
 
 def test_missing_file(tmp_path):

@@ -18,7 +18,7 @@ from equipoise.planning.locality import pair_groups_as_published, rows_as_publis
 from equipoise.planning.packing import lpt
 from equipoise.planning.planner import Plan, plan
 from equipoise.planning.problem import even_slots, make_problem
-from equipoise.planning.tensors import as_array, like
+from equipoise.tensors import as_array, like
 
 
 def rebalance_experts(weight: Any, num_replicas: int, num_groups: int, num_nodes: int, num_gpus: int) -> tuple[Any, Any, Any]:
@@ -56,7 +56,7 @@ def rebalance_experts(weight: Any, num_replicas: int, num_groups: int, num_nodes
     >>> phy2log.tolist(), logcnt.tolist()
     ([[0, 2, 0, 3, 0, 4, 1, 5]], [[3, 1, 1, 1, 1, 1]])
     """
-    load = as_array(weight)
+    load = as_array("weight", weight)
     if load.ndim != 2:
         raise ArgumentError(
             f"weight has shape {list(load.shape)}", "it must be [layers, num_logical_experts]", "add up the steps first"

@@ -20,7 +20,7 @@ from equipoise.planning import packing, refining
 from equipoise.planning.composition import Composition
 from equipoise.planning.packing import Dealt, Items
 from equipoise.planning.refining import Refiner
-from equipoise.planning.tensors import as_array, like
+from equipoise.tensors import as_array, like
 from equipoise.trace import LoadTrace
 
 CONSTRUCTORS: dict[str, Callable[[int, float, int], Dealt]] = {
@@ -125,7 +125,7 @@ def balanced_packing(
     [[1, 0, 1, 0, 0, 1]]
     """
     composition = named_composition(constructor, refine, candidates=candidates, noise=noise, rounds=rounds, seed=seed)
-    values = _checked_weight(as_array(weight))
+    values = _checked_weight(as_array("weight", weight))
     check_integer("num_packs", num_packs, 1)
     n = values.shape[1]
     if n % num_packs:
@@ -155,7 +155,7 @@ def _checked_ids(given: npt.ArrayLike | None, shape: tuple[int, ...], num_packs:
     """Renumber the ids of each row from 0, all at once."""
     if given is None:
         return np.ascontiguousarray(np.broadcast_to(np.arange(shape[1], dtype=np.int64), shape))
-    ids = np.asarray(as_array(given))
+    ids = as_array("item_ids", given)
     if ids.dtype.kind not in "iu" or ids.shape not in (shape, shape[1:]):
         raise ArgumentError(
             f"item_ids has shape {list(ids.shape)} and dtype {ids.dtype}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equipoise import balanced_packing, rebalance_experts
+from equipoise import Cluster, balanced_packing, plan, rebalance_experts
 
 torch = pytest.importorskip("torch")
 
@@ -18,6 +18,15 @@ def test_torch_in_torch_out(skewed):
         assert all(g.dtype == torch.int64 and g.device.type == "cpu" for g in got)
         assert all(np.array_equal(g.numpy(), e) for g, e in zip(got, expected, strict=True))
     assert rebalance_experts(torch.ones(2, 8).bfloat16(), 8, 1, 1, 4)[0].shape == (2, 8)
+
+
+def test_tensors_of_any_kind_are_loads():
+    """Parameters, half floats, sparse tensors and those that need gradients are planned like arrays."""
+    expected = plan([[3, 1, 2, 0]], Cluster(2, 2)).placement.expert_of_slot
+    tensor = torch.tensor([[3.0, 1.0, 2.0, 0.0]])
+    for kind in (tensor, tensor.bfloat16(), tensor.to_sparse(), tensor.clone().requires_grad_(), torch.nn.Parameter(tensor)):
+        assert np.array_equal(plan(kind, Cluster(2, 2)).placement.expert_of_slot, expected)
+        assert isinstance(rebalance_experts(kind, 4, 1, 1, 2)[0], torch.Tensor)
 
 
 def test_tensor_comes_back_as_tensor():
