@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from equipoise.kernels import recounting
 from equipoise.kernels.packing import SORTED, pack_in_orders
 from equipoise.kernels.placing import largest_pack
 from equipoise.kernels.recounting import recount
@@ -70,13 +71,57 @@ def test_recount_never_loses_and_stays_consistent(row, num_donors):
 
 @given(rows(), st.integers(1, 4))
 def test_a_step_is_the_best_hand_over(row, num_donors):
-    """Told to stop where the best single hand-over ends, it stops exactly there."""
+    """With more ways than trials, told to stop where the best single hand-over ends, it stops exactly there."""
     load, packs, size = row
+    assume(_num_ways(load.shape[1], packs * size, packs) > 40)
     count = count_replicas(load, packs * size, packs)
     expected = _one_step(load, count, packs, num_donors)
     weight, expert, pack = _pack(load, count, packs)
-    recount(load, count, weight, expert, pack, packs, np.array([expected * (1 + 1e-12)]), num_donors, 10_000)
+    recount(load, count, weight, expert, pack, packs, np.array([expected * (1 + 1e-12)]), num_donors, 40)
     assert np.isclose(largest_pack(weight, pack, packs)[0], expected, rtol=1e-12)
+
+
+def _num_ways(experts, slots, packs):
+    """Count the ways below: the coefficient of x^slots in (x + x^2 + ... + x^packs)^experts."""
+    coefficients = np.array([1], object)
+    for _ in range(experts):
+        coefficients = np.convolve(coefficients, np.array([0, *[1] * packs], object))
+    return coefficients[slots]
+
+
+def _ways(experts, slots, packs):
+    """List every way to give each expert 1 to ``packs`` replicas, ``slots`` in all, in lexicographic order."""
+    if experts == 0:
+        return [[]] if slots == 0 else []
+    return [[n, *rest] for n in range(1, packs + 1) if n <= slots for rest in _ways(experts - 1, slots - n, packs)]
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.data())
+def test_ways_equal_their_twin(experts, packs, data):
+    """The kernel walks through all ways, in order, and knows when there are few."""
+    slots = data.draw(st.integers(experts, experts * packs))
+    expected = _ways(experts, slots, packs)
+    way = np.empty(experts, np.int64)
+    recounting._first_way(way, 0, slots, packs)
+    found = [way.tolist()]
+    while recounting._next_way(way, packs):
+        found.append(way.tolist())
+    assert found == expected
+    assert recounting._has_few_ways(experts, slots, packs, len(expected))
+    assert not recounting._has_few_ways(experts, slots, packs, len(expected) - 1)
+
+
+@given(rows())
+def test_where_ways_are_few_the_best_is_found(row):
+    """The heaviest pack is the lowest over all ways to count."""
+    load, packs, size = row
+    assume(_num_ways(load.shape[1], packs * size, packs) <= 60)
+    ways = _ways(load.shape[1], packs * size, packs)
+    best = min(np.bincount(p[0], w[0]).max() for w, _, p in (_pack(load, np.array([way]), packs) for way in ways))
+    count = count_replicas(load, packs * size, packs)
+    weight, expert, pack = _pack(load, count, packs)
+    recount(load, count, weight, expert, pack, packs, np.zeros(1), 4, len(ways))
+    assert np.isclose(largest_pack(weight, pack, packs)[0], best, rtol=1e-12)
 
 
 def _seeded():
