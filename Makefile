@@ -6,7 +6,7 @@ LOCK := requirements.lock
 DEMO_LOAD := src/equipoise/data/gpt-oss-20b-decode.npz
 DEMO_OUT := build/placement.json
 
-.PHONY: demo test check bench test-python test-oldest clean
+.PHONY: demo test check bench bench-peers test-python test-oldest clean
 
 demo: $(VENV)/.ready ## the main job on the load that ships
 	@mkdir -p $(dir $(DEMO_OUT))
@@ -25,6 +25,9 @@ check: $(VENV)/.ready-dev ## style, types, direction of imports
 
 bench: $(VENV)/.ready-dev ## speed and balance from the same calls, on the recorded loads in EQUIPOISE_LOADS
 	$(BIN)/python benchmarks/main_job.py
+
+bench-peers: $(VENV)/.ready-dev ## the same loads planned by the peers' own wheels as well; ARGS=--quick for a smoke run
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 test-python: ## the suite on another Python, without torch: make test-python PYTHON=python3.13
 	@mkdir -p build

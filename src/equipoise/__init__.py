@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from equipoise.cluster import Cluster as Cluster
+    from equipoise.constraints import Constraints as Constraints
+    from equipoise.costs import RankCost as RankCost
     from equipoise.errors import EquipoiseError as EquipoiseError
     from equipoise.placement import ABSENT as ABSENT
     from equipoise.placement import Placement as Placement
@@ -25,10 +27,12 @@ __version__ = "0.1.0"
 _HOME = {
     "ABSENT": "placement",
     "Cluster": "cluster",
+    "Constraints": "constraints",
     "EquipoiseError": "errors",
     "LoadTrace": "trace",
     "Placement": "placement",
     "Plan": "planning.planner",
+    "RankCost": "costs",
     "balanced_packing": "planning.published",
     "plan": "planning.planner",
     "rebalance_experts": "planning.dropin",
@@ -37,10 +41,12 @@ _HOME = {
 __all__ = [
     "ABSENT",
     "Cluster",
+    "Constraints",
     "EquipoiseError",
     "LoadTrace",
     "Placement",
     "Plan",
+    "RankCost",
     "balanced_packing",
     "plan",
     "rebalance_experts",

@@ -19,7 +19,7 @@ def balancedness(largest: FloatArray, ideal: FloatArray) -> float:
     0.8
     """
     total = float(largest.sum())
-    return float(ideal.sum()) / total if total > 0 else 1.0
+    return float(ideal.sum()) / total if total != 0 else 1.0
 
 
 def layer_balancedness(largest: FloatArray, ideal: FloatArray) -> FloatArray:

@@ -132,6 +132,33 @@ def test_compare_puts_the_published_steps_side_by_side(run):
 
 
 @pytest.mark.compiled
+def test_the_locality_dial(run, tmp_path):
+    """`compare --locality` prints the curve; plan takes a point of it, and writes what it planned."""
+    nodes = (*SHAPE, "--nodes", 4, "--groups", 8)
+    curve = json.loads(run("compare", EXAMPLE, *nodes, "--locality", "--json")[1])["results"]
+    assert [score["asked"] for score in curve] == sorted((score["asked"] for score in curve), reverse=True)
+    assert all(score["home_share"] >= score["asked"] for score in curve)
+    soft = ("plan", EXAMPLE, *nodes, "--locality", "soft", "--home-share", 0.9)
+    found = json.loads(run(*soft, "--out", tmp_path / "p.json", "--json")[1])
+    assert found["home_share"] >= 0.9
+    assert found["balancedness"] > found["strict_balancedness"] == curve[0]["balancedness"]
+    assert "strict locality would reach" in run(*soft)[1]
+    assert "soft, 90% asked" in run("compare", EXAMPLE, *nodes, "--locality", "curve")[1]
+
+
+@pytest.mark.compiled
+def test_plan_for_unequal_ranks(run, tmp_path):
+    """Uneven slots, speeds and ranks that are down, from the command line to the file and back."""
+    shape = ("--ranks", 8, "--slots", 52, "--down", "2", "--speeds", "1,1,1,1,2,2,2,2", "--effort", "fast")
+    found = json.loads(run("plan", EXAMPLE, *shape, "--out", tmp_path / "p.npz", "--json")[1])
+    placement = Placement.read(tmp_path / "p.npz")
+    placement.validate()
+    assert placement.cluster.slot_counts.tolist() == [7] * 4 + [6] * 4
+    assert placement.cluster.alive[2] is False
+    assert np.isclose(found["balancedness"], placement.balancedness(LoadTrace.example()), rtol=1e-12)
+
+
+@pytest.mark.compiled
 def test_compare_scores_the_next_window(run):
     """With windows, each is planned and scored on the one after; by hand for one packing."""
     command = ("compare", EXAMPLE, "--packing", "default", "--window", 5, *SHAPE, "--json")
@@ -145,21 +172,29 @@ def test_compare_scores_the_next_window(run):
 
 
 BAD = [
+    (("plan", EXAMPLE, "--ranks", 64, "--slots", 40), "number of slots is 40: it must be an integer >= 64"),
+    (("plan", EXAMPLE, "--ranks", 8, "--slots", 24), "24 slots for 32 experts: every expert needs a slot, 8 are missing; take"),
     (
-        ("plan", EXAMPLE, "--ranks", 8, "--slots", 41),
-        "41 slots on 8 ranks: slots must be divisible by ranks; take 40 or 48 for 32 experts",
+        ("plan", EXAMPLE, *SHAPE, "--down", "6,7"),
+        "30 slots on the 6 ranks that are up for 32 experts: every expert needs a slot, 2",
     ),
+    (("plan", EXAMPLE, *SHAPE, "--down", "8"), "--down names rank 8: ranks are counted 0 to 7"),
+    (("plan", EXAMPLE, *SHAPE, "--speeds", "1,2"), "rank_speeds has 2 entries: it needs one a rank (8)"),
+    (("plan", EXAMPLE, *SHAPE, "--speeds", "1,1,1,1,1,1,1,0"), "rank_speeds[7] is 0.0: a speed must be finite and > 0"),
+    (("plan", EXAMPLE, *SHAPE, "--effort", "more"), "effort is 'more': it must be one of fast, default, best"),
+    (("plan", EXAMPLE, *SHAPE, "--home-share", "1.5"), "home_share is 1.5: it must lie in [0, 1]"),
+    (("plan", EXAMPLE, *SHAPE, "--home-share", "0.5"), "home_share is 0.5 with locality none"),
     (
-        ("plan", EXAMPLE, "--ranks", 64, "--slots", 40),
-        "40 slots on 64 ranks: slots must be divisible by ranks; take 64 for 32 experts",
+        ("compare", EXAMPLE, *SHAPE, "--nodes", 4, "--groups", 2, "--locality"),
+        "2 groups on 4 nodes: soft locality needs groups",
     ),
-    (("plan", EXAMPLE, "--ranks", 8, "--slots", 24), "24 slots for 32 experts: every expert needs a slot; take at least 32"),
-    (("plan", EXAMPLE, "--ranks", 8, "--slots", 9), "9 slots on 8 ranks: slots must be divisible by ranks; take 32 for 32"),
+    (("compare", EXAMPLE, "--ranks", 8, "--slots", 41), "ranks differ, or a rank's time is more than its tokens"),
     (("plan", EXAMPLE, "--ranks", 2, "--slots", 66), "33 slots per rank for 32 experts"),
     (("plan", EXAMPLE, *SHAPE, "--nodes", 3), "8 ranks on 3 nodes: ranks must be divisible by nodes; take one of 1, 2, 4, 8"),
     (("plan", EXAMPLE, *SHAPE, "--groups", 5), "5 groups of 32 experts"),
     (("plan", EXAMPLE, *SHAPE, "--groups", 2, "--nodes", 4, "--locality", "strict"), "2 groups on 4 nodes"),
-    (("plan", EXAMPLE, *SHAPE, "--locality", "soft"), "locality is 'soft': it must be one of none, strict"),
+    (("plan", EXAMPLE, *SHAPE, "--locality", "some"), "locality is 'some': it must be one of none, soft, strict"),
+    (("plan", EXAMPLE, *SHAPE, "--locality", "soft"), "locality is soft without a home share"),
     (("plan", EXAMPLE, *SHAPE, "--window", 32), "window is 32 steps: it must lie between 1 and the 31 steps"),
     (("plan", EXAMPLE, *SHAPE, "--window", 3, "--last", 3), "--window 3 and --last 3: they exclude each other"),
     (("plan", EXAMPLE, *SHAPE, "--out", "/nonexistent/p.json"), "/nonexistent/p.json cannot be written"),
@@ -246,7 +281,8 @@ def test_options_grow_by_decision_only():
     common = ["--json", "--quiet"]
     shape = ["--groups", "--last", "--locality", "--nodes", "--ranks", "--seed", "--slots", "--window"]
     assert _options("inspect") == _options("warmup") == common
-    assert _options("plan") == sorted([*common, *shape, "--out", "--threads"])
+    ranks = ["--down", "--effort", "--home-share", "--speeds"]
+    assert _options("plan") == sorted([*common, *shape, *ranks, "--out", "--threads"])
     assert _options("compare") == sorted([*common, *shape, "--candidates", "--noise", "--packing", "--rounds"])
 
 

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import twins
-from equipoise import Cluster, LoadTrace, Placement, plan
+from equipoise import Cluster, Constraints, LoadTrace, Placement, plan
 from equipoise.errors import ArgumentError, EquipoiseError, NotSupportedError
 from strategies import problems
 
@@ -206,7 +206,13 @@ BAD = [
     ({"num_groups": 0}, "num_groups is 0"),
     ({"num_groups": 2, "locality": "strict", "cluster": Cluster(4, 1, 4)}, "2 groups on 4 nodes"),
     ({"num_groups": 2, "locality": "strict", "cluster": Cluster(2, 3, 2)}, "3 slots per rank for the 2 experts of a node"),
-    ({"locality": "soft"}, "locality is 'soft'"),
+    ({"locality": "tight"}, "locality is 'tight'"),
+    ({"locality": "soft"}, "locality is soft without a home share"),
+    ({"constraints": Constraints(home_share=0.5)}, "home_share is 0.5 with locality none"),
+    ({"constraints": 0.5}, "constraints is a float"),
+    ({"cost": 3}, "cost is a int"),
+    ({"cluster": Cluster(3, 2, alive=[True, False, False])}, "2 slots on the 1 ranks that are up for 4 experts"),
+    ({"cluster": Cluster(2, (2, 5))}, "5 slots per rank for 4 experts"),
     ({"effort": "turbo"}, "effort is 'turbo'"),
     ({"dispatch": "optimal"}, "dispatch is 'optimal'"),
     ({"seed": -1}, "seed is -1"),
@@ -229,17 +235,7 @@ def test_bad_arguments_name_value_rule_and_next_step(change, found):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "cluster",
-    [Cluster(2, (2, 3)), Cluster(2, 2, rank_speeds=[1, 2]), Cluster(2, 2, alive=[True, False])],
-)
-def test_unequal_ranks_are_refused_by_name(cluster):
-    """What this version cannot plan is said, not approximated."""
-    with pytest.raises(NotSupportedError, match="ranks differ"):
-        plan([[4, 3]], cluster)
-
-
-@pytest.mark.parametrize("name", ["previous", "budget", "max_moves", "forecast", "constraints"])
+@pytest.mark.parametrize("name", ["previous", "budget", "max_moves", "forecast"])
 def test_parameters_of_later_versions_are_refused_by_name(name):
     """A parameter that would have no effect is not taken."""
     with pytest.raises(NotSupportedError, match=name):

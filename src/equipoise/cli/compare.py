@@ -10,15 +10,24 @@ import typer
 from equipoise.cli import options
 from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
 from equipoise.cli.selecting import read_part
+from equipoise.cli.shaping import make_cluster, numbers
 from equipoise.cluster import Cluster
-from equipoise.errors import ArgumentError
-from equipoise.planning.comparing import PackingScore, compare_packings, expand_variants
-from equipoise.planning.problem import even_slots, make_problem
+from equipoise.planning.comparing import (
+    HOME_SHARES,
+    DialScore,
+    PackingScore,
+    compare_locality,
+    compare_packings,
+    expand_variants,
+)
+from equipoise.planning.problem import make_problem
 from equipoise.planning.warming import warm_up
 from equipoise.trace import LoadTrace
 
 _PACKINGS = "lpt,lpt+swap,ensemble+swap,ensemble+reconstruct,lpt+best_swap,default"
-_PACKING_HELP = "Constructors, alone or with +refiner; default is what plan runs."
+_PACKING_HELP = "Constructors, alone or with +refiner; fast, default and best are what plan runs."
+_LOCALITY_HELP = "none, strict, or curve (also --locality alone): balance against the share of load kept at home."
+CURVE = "curve"
 _RANKS = 8
 
 
@@ -32,7 +41,7 @@ def compare(
     ] = None,
     nodes: options.Nodes = 1,
     groups: options.Groups = 1,
-    locality: options.Locality = "none",
+    locality: Annotated[str, typer.Option(help=_LOCALITY_HELP)] = "none",
     window: Annotated[
         int | None, typer.Option(min=1, metavar="W", help="Pack every window of W steps, and score it on the next one too.")
     ] = None,
@@ -45,12 +54,15 @@ def compare(
 ) -> None:
     """Compare packings, the published ones among them: balance and time of each on the same load."""
     silent = quiet or json
-    names, noises = _names(packing), _numbers("--noise", noise)
+    names, noises = _names(packing), numbers("--noise", noise)
     trace, part = read_part(load, window, last, quiet=silent)
     if window is None:
         trace = LoadTrace(trace.sum(), trace.layer_ids)
     slots = slots or _default_slots(trace.num_experts, ranks)
-    cluster = Cluster(ranks, even_slots(slots, ranks, trace.num_experts), nodes)
+    cluster = make_cluster(ranks, slots, nodes)
+    if locality == CURVE:
+        _compare_locality(trace, cluster, groups, part, json=json, quiet=quiet)
+        return
     make_problem(trace, cluster, groups, locality)
     with working("compiling, once a machine", quiet=silent):
         warm_up()
@@ -98,6 +110,41 @@ def _show(scores: list[PackingScore]) -> None:
     )
 
 
+def _compare_locality(trace: LoadTrace, cluster: Cluster, groups: int, part: str, *, json: bool, quiet: bool) -> None:
+    make_problem(trace, cluster, groups, "soft")
+    with working("compiling, once a machine", quiet=quiet or json):
+        warm_up()
+    with progress_bar("planning", len(HOME_SHARES) * trace.num_steps, quiet=quiet or json) as advance:
+        scores = compare_locality(trace, cluster, groups, progress=advance)
+    if json:
+        setting = {"ranks": cluster.num_ranks, "slots": cluster.num_slots, "nodes": cluster.num_nodes, "groups": groups}
+        print_json({**setting, "windows": trace.num_steps, "results": [asdict(score) for score in scores]})
+    elif not quiet:
+        out.print(
+            f"{trace.num_layers} layers of {trace.num_experts} experts in {groups} groups on {cluster.num_ranks} ranks of "
+            f"{cluster.num_nodes} nodes with {cluster.num_slots} slots; planned on {part}",
+            soft_wrap=True,
+        )
+        _show_curve(scores)
+
+
+def _show_curve(scores: list[DialScore]) -> None:
+    table(
+        "What keeping load on its groups' home nodes costs; in-sample",
+        ["locality", "home share kept", "balancedness", "worst layer", "ms"],
+        [
+            [
+                score.locality,
+                percent(score.home_share),
+                percent(score.balancedness),
+                percent(score.worst_layer),
+                f"{score.milliseconds:.2f}",
+            ]
+            for score in scores
+        ],
+    )
+
+
 def _default_slots(num_experts: int, ranks: int) -> int:
     """One spare slot a rank beyond the experts, rounded up to a multiple of ranks; none where ranks hold all experts."""
     return min(-(-num_experts // ranks) + 1, num_experts) * ranks
@@ -105,10 +152,3 @@ def _default_slots(num_experts: int, ranks: int) -> int:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _numbers(option: str, text: str) -> list[float]:
-    try:
-        return [float(number) for number in text.split(",") if number.strip()]
-    except ValueError as error:
-        raise ArgumentError(f"{option} is {text!r}", "it must be numbers with commas between", "try 0.1,0.2") from error

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from equipoise import __version__
-from equipoise.cli.compare import compare
+from equipoise.cli.compare import CURVE, compare
 from equipoise.cli.inspect import inspect
 from equipoise.cli.plan import plan
 from equipoise.cli.warmup import warmup
@@ -43,7 +43,8 @@ def _options(
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
-        code = typer.main.get_command(app).main(sys.argv[1:] or ["--help"], prog_name="equipoise", standalone_mode=False)
+        arguments = _with_curve(sys.argv[1:]) or ["--help"]
+        code = typer.main.get_command(app).main(arguments, prog_name="equipoise", standalone_mode=False)
     except EquipoiseError as error:
         sys.exit(_complain(str(error)))
     except (typer.Abort, KeyboardInterrupt):
@@ -58,6 +59,16 @@ def main() -> None:
         _complain("this is a fault of equipoise, not yours: please report it with the lines above")
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _with_curve(arguments: list[str]) -> list[str]:
+    """Let ``compare --locality`` without a value ask for the whole curve."""
+    completed = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=False):
+        completed.append(argument)
+        if argument == "--locality" and following.startswith("--") and arguments[0] == "compare":
+            completed.append(CURVE)
+    return completed
 
 
 def _complain(message: str) -> int:

@@ -8,10 +8,18 @@ import typer
 
 Load = Annotated[str, typer.Argument(metavar="LOAD", help="Load file (.npz, .npy, .csv, .json, .pt), or - for standard input.")]
 Ranks = Annotated[int, typer.Option(min=1, help="GPUs of the expert-parallel group.")]
-Slots = Annotated[int, typer.Option(min=1, help="Places for replicas over all ranks; a multiple of ranks.")]
+Slots = Annotated[int, typer.Option(min=1, help="Places for replicas over all ranks; what does not divide goes to the first.")]
 Nodes = Annotated[int, typer.Option(min=1, help="Sets of ranks with fast links between them.")]
 Groups = Annotated[int, typer.Option(min=1, help="Groups of experts that the router picks together.")]
-Locality = Annotated[str, typer.Option(help="none (over all ranks) or strict (a group stays on one node).")]
+Locality = Annotated[
+    str,
+    typer.Option(help="none (over all ranks), soft (a share stays at home) or strict (a group stays on one node)."),
+]
+HomeShare = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Least share of a layer's load served at home; with soft locality.")
+]
+Speeds = Annotated[str, typer.Option(metavar="S,...", help="Relative speed of each rank, commas between. Default: all 1.")]
+Down = Annotated[str, typer.Option(metavar="R,...", help="Ranks that are down, counted from 0; their slots stay empty.")]
 Last = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the last N steps.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of random choices.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

@@ -12,12 +12,13 @@ from equipoise import metrics
 from equipoise.cli import options
 from equipoise.cli.output import out, percent, print_json, table, working
 from equipoise.cli.selecting import read_part
-from equipoise.cluster import Cluster
+from equipoise.cli.shaping import make_cluster
+from equipoise.constraints import Constraints
 from equipoise.files.placements import check_ending
-from equipoise.placement import Placement
+from equipoise.placement import ABSENT, Placement
 from equipoise.planning.planner import Plan
 from equipoise.planning.planner import plan as make_plan
-from equipoise.planning.problem import even_slots, make_problem
+from equipoise.planning.problem import make_problem
 from equipoise.planning.warming import warm_up
 from equipoise.trace import LoadTrace
 
@@ -29,6 +30,10 @@ def plan(
     nodes: options.Nodes = 1,
     groups: options.Groups = 1,
     locality: options.Locality = "none",
+    home_share: options.HomeShare = None,
+    effort: Annotated[str, typer.Option(help="fast, default or best: how much is tried.")] = "default",
+    speeds: options.Speeds = "",
+    down: options.Down = "",
     window: Annotated[
         int | None, typer.Option(min=1, metavar="W", help="Plan for the last full window of W steps, counted from the first.")
     ] = None,
@@ -47,12 +52,22 @@ def plan(
     trace, part = read_part(load, window, last, quiet=quiet or json)
     if window is not None:
         trace, part = trace.last(1), f"the last of {part}"
-    cluster = Cluster(ranks, even_slots(slots, ranks, trace.num_experts), nodes)
+    cluster = make_cluster(ranks, slots, nodes, speeds, down)
+    constraints = None if home_share is None else Constraints(home_share)
     make_problem(trace, cluster, groups, locality)  # says what is wrong before seconds go into compiling
     with working("compiling, once a machine", quiet=quiet or json):
         warm_up(everything=False)
     start = perf_counter()
-    result = make_plan(trace, cluster, num_groups=groups, locality=locality, seed=seed, num_threads=threads)
+    result = make_plan(
+        trace,
+        cluster,
+        num_groups=groups,
+        locality=locality,
+        effort=effort,
+        constraints=constraints,
+        seed=seed,
+        num_threads=threads,
+    )
     seconds = perf_counter() - start
     summary = _summary(trace, result, seconds)
     if out_file is not None:
@@ -68,8 +83,11 @@ def plan(
 def _in_id_order(result: Plan) -> Placement:
     """Return what engines start from: slot s holds expert s, and the spare slots experts 0, 1, 2, ... once more."""
     placement = result.placement
-    experts = np.arange(placement.cluster.num_slots) % placement.num_experts
-    return Placement(np.tile(experts, (placement.num_layers, 1)), placement.cluster, placement.num_experts)
+    cluster = placement.cluster
+    up = np.asarray(cluster.alive)[cluster.rank_of_slot]
+    experts = np.full(cluster.num_slots, ABSENT)
+    experts[up] = np.arange(up.sum()) % placement.num_experts
+    return Placement(np.tile(experts, (placement.num_layers, 1)), cluster, placement.num_experts)
 
 
 def _summary(trace: LoadTrace, result: Plan, seconds: float) -> dict[str, object]:
@@ -92,12 +110,16 @@ def _summary(trace: LoadTrace, result: Plan, seconds: float) -> dict[str, object
         "experts": placement.num_experts,
         "groups": result.num_groups,
         "locality": result.locality,
+        "effort": result.effort,
+        "home_share": float(result.home_share.min()),
+        "strict_balancedness": result.strict_balancedness,
         "per_layer": {
             "layer_id": trace.layer_ids,
             "balancedness": metrics.layer_balancedness(result.largest, result.ideal),
             "largest": result.largest,
             "bound": result.bound,
             "gap": result.gap,
+            "home_share": result.home_share,
         },
     }
 
@@ -119,6 +141,12 @@ def _show(part: str, result: Plan, summary: dict[str, object], worst_before: flo
             ["proven limit", percent(_number(summary, "best_possible_balancedness")), ""],
         ],
     )
+    if result.locality == "soft":
+        out.print(
+            f"at least {percent(_number(summary, 'home_share'))} of each layer's load is served on its home node; "
+            f"strict locality would reach {percent(result.strict_balancedness)}",
+            soft_wrap=True,
+        )
     slack = 100 * _number(summary, "gap")
     out.print(f"within {slack:.3f} % of the proven limit; planned in {1e3 * _number(summary, 'seconds'):.1f} ms")
     if "out" in summary:

@@ -1,4 +1,8 @@
-"""Change replica counts after packing: where ranks have few slots, counts and packing must be decided together."""
+"""Change replica counts after packing: where packs have few slots, counts and packing must be decided together.
+
+A slot goes from one expert (the donor) to another (the receiver), and exchanges mend what that unsettles; what ends lower is
+kept, the rest undone. So a trial costs a few exchanges, not a packing.
+"""
 
 from __future__ import annotations
 
@@ -7,213 +11,183 @@ from typing import NamedTuple
 import numpy as np
 
 from equipoise.kernels.compiling import kernel
-from equipoise.kernels.packing import Dealing, deal, make_dealing
-from equipoise.kernels.refining import UNTIL_NONE_HELPS, Packs, clearly_below, close_packs, make_packs, open_packs, swap_in_row
-from equipoise.kernels.replicating import list_row
+from equipoise.kernels.copying import copy_to
+from equipoise.kernels.counts import Counts, exchange_experts, give_slot, locate, may_grow, share_with
+from equipoise.kernels.packs import Packs, clearly_below, find_exchange, slowest
 from equipoise.kernels.types import Floats, Ints
 
 
-class Trial(NamedTuple):
-    """One row packed with other counts: ``weight``, ``expert`` and ``pack`` are [slots]; the rest is scratch."""
+class Handovers(NamedTuple):
+    """The most promising hand-overs found, best first: ``step`` [most, 3] holds a pack, a donor and a receiver.
 
-    weight: Floats
-    expert: Ints
-    pack: Ints
-    straight: Ints
-    value_scratch: Floats
-    order_scratch: Ints
-    dealing: Dealing
-    packs: Packs
+    The slot of the donor on the pack goes to the receiver; ``ends`` [most] is the slowest time among the packs this touches,
+    before anything is exchanged. ``log`` [exchanges, 4] records exchanges to be undone.
+    """
+
+    step: Ints
+    ends: Floats
+    log: Ints
 
 
 @kernel
-def make_trial(num_slots: int, num_packs: int, num_experts: int) -> Trial:
-    """Return scratch for rows of ``num_slots`` replicas on ``num_packs`` packs."""
-    return Trial(
-        np.empty(num_slots, np.float64),
-        np.empty(num_slots, np.int64),
-        np.empty(num_slots, np.int64),
-        np.arange(num_slots),
-        np.empty(num_slots, np.float64),
-        np.empty(num_slots, np.int64),
-        make_dealing(num_packs, num_experts),
-        make_packs(num_packs, num_slots // num_packs, num_experts),
+def make_handovers(most: int, num_exchanges: int) -> Handovers:
+    """Return room for ``most`` hand-overs and for ``num_exchanges`` exchanges after each."""
+    return Handovers(
+        np.empty((most, 3), np.int64),
+        np.empty(most, np.float64),
+        np.empty((num_exchanges, 4), np.int64),
     )
 
 
 @kernel
-def recount(
-    load: Floats,
-    count: Ints,
-    weight: Floats,
-    expert: Ints,
-    pack: Ints,
-    num_packs: int,
-    bar: Floats,
-    num_donors: int,
-    trials: int,
-) -> None:
-    """Search for counts with which the heaviest pack ends lower, packing anew for each; at most ``trials`` packings a row.
+def recount_row(counts: Counts, packs: Packs, bar: float, work: int, trials: tuple[int, int], handovers: Handovers) -> int:
+    """Hand slots over, each time one that ends lower after exchanges, until none does; returns the work left.
 
-    Rows whose heaviest pack is at most ``bar`` [rows] are left. Where there are at most ``trials`` ways to count, all are
-    tried; else a slot is handed from one expert to another, step by step, until no hand-over helps. ``load`` and ``count`` are
-    [rows, experts]; ``weight``, ``expert`` and ``pack`` [rows, slots], items from large to small; all but ``load`` are changed
-    in place, and only for the better. A trial costs about O(slots log slots).
+    Stops once the slowest pack takes at most ``bar``, or the ``work`` is used up (packs compared). ``trials`` are the
+    hand-overs tried a step and the exchanges after each.
     """
-    num_rows, num_experts = load.shape
-    num_slots = weight.shape[1]
-    trial = make_trial(num_slots, num_packs, num_experts)
-    donors = np.empty(num_donors, np.int64)
-    receivers = np.empty(num_slots // num_packs, np.int64)
-    few_ways = _has_few_ways(num_experts, num_slots, num_packs, trials)
-    for x in range(num_rows):
-        if few_ways:
-            _try_all(load[x], count[x], weight[x], expert[x], pack[x], num_packs, bar[x], trial)
-        else:
-            _hand_over(load[x], count[x], weight[x], expert[x], pack[x], num_packs, bar[x], trials, donors, receivers, trial)
-
-
-@kernel
-def _pack_anew(load: Floats, count: Ints, trial: Trial) -> float:
-    """Pack a row with ``count`` [experts]: LPT, then exchanges; returns the heaviest pack."""
-    list_row(load, count, trial.weight, trial.expert, trial.value_scratch, trial.order_scratch)
-    deal(trial.weight, trial.expert, trial.straight, trial.pack, trial.dealing)
-    open_packs(trial.weight, trial.expert, trial.pack, trial.packs)
-    swap_in_row(trial.packs, UNTIL_NONE_HELPS)
-    close_packs(trial.pack, trial.packs)
-    return float(trial.packs.load[trial.packs.ranking[0]])
-
-
-@kernel
-def _keep(weight: Floats, expert: Ints, pack: Ints, trial: Trial) -> None:
-    weight[:] = trial.weight
-    expert[:] = trial.expert
-    pack[:] = trial.pack
-
-
-@kernel
-def _has_few_ways(num_experts: int, num_slots: int, num_packs: int, trials: int) -> bool:
-    """Tell whether there are at most ``trials`` ways to give every expert 1 to ``num_packs`` replicas."""
-    count = np.empty(num_experts, np.int64)
-    _first_way(count, 0, num_slots, num_packs)
-    for _ in range(trials):
-        if not _next_way(count, num_packs):
-            return True
-    return False
-
-
-@kernel
-def _first_way(count: Ints, start: int, num_slots: int, num_packs: int) -> None:
-    """Give ``num_slots`` to the experts from ``start`` on, as many as may be to the last ones."""
-    spare = num_slots - (count.shape[0] - start)
-    for e in range(count.shape[0] - 1, start - 1, -1):
-        count[e] = 1 + min(spare, num_packs - 1)
-        spare -= count[e] - 1
-
-
-@kernel
-def _next_way(count: Ints, num_packs: int) -> bool:
-    """Step to the next way in lexicographic order; False after the last."""
-    behind = 0
-    for e in range(count.shape[0] - 1, -1, -1):
-        if count[e] < num_packs and behind > count.shape[0] - 1 - e:
-            count[e] += 1
-            _first_way(count, e + 1, behind - 1, num_packs)
-            return True
-        behind += count[e]
-    return False
-
-
-@kernel
-def _try_all(
-    load: Floats, count: Ints, weight: Floats, expert: Ints, pack: Ints, num_packs: int, bar: float, trial: Trial
-) -> None:
-    largest = _heaviest(weight, expert, pack, trial.packs, np.empty(0, np.int64))
-    way = np.empty_like(count)
-    _first_way(way, 0, weight.shape[0], num_packs)
-    more = True
-    while more and largest > bar:
-        best = clearly_below(largest)
-        if (load / way).max() < best:
-            found = _pack_anew(load, way, trial)
-            if found < best:
-                largest = found
-                count[:] = way
-                _keep(weight, expert, pack, trial)
-        more = _next_way(way, num_packs)
-
-
-@kernel
-def _hand_over(
-    load: Floats,
-    count: Ints,
-    weight: Floats,
-    expert: Ints,
-    pack: Ints,
-    num_packs: int,
-    bar: float,
-    trials: int,
-    donors: Ints,
-    receivers: Ints,
-    trial: Trial,
-) -> None:
-    """Hand a slot from one expert to another, always the hand-over that lowers the heaviest pack most.
-
-    Receivers are the experts of the heaviest pack, donors those whose remaining replicas would be smallest.
-    """
-    largest = _heaviest(weight, expert, pack, trial.packs, receivers)
-    while largest > bar and trials > 0:
-        best = clearly_below(largest)
-        best_receiver = -1
-        best_donor = -1
-        num_found = _find_donors(load, count, best, donors)
-        for receiver in receivers:
-            for donor in donors[:num_found]:
-                if donor == receiver or count[receiver] == num_packs or load[donor] / (count[donor] - 1) >= best or trials == 0:
-                    continue
-                trials -= 1
-                count[receiver] += 1
-                count[donor] -= 1
-                found = _pack_anew(load, count, trial)
-                count[receiver] -= 1
-                count[donor] += 1
-                if found < best:
-                    best, best_receiver, best_donor = found, receiver, donor
-                    _keep(weight, expert, pack, trial)
-        if best_receiver < 0:
+    locate(counts, packs)
+    while slowest(packs) > bar and work > 0:
+        best = clearly_below(slowest(packs))
+        found = _find_handovers(counts, packs, best, handovers)
+        work -= counts.load.shape[0] // 16 + 1
+        helped = False
+        for x in range(min(found, trials[0])):
+            pack, donor, receiver = handovers.step[x, 0], handovers.step[x, 1], handovers.step[x, 2]
+            give_slot(counts, packs, pack, donor, receiver)
+            done, compared = _exchange_and_log(counts, packs, handovers.log[: trials[1]])
+            work -= compared + done + 1
+            if slowest(packs) < best:
+                work -= _exchange_until_none_helps(counts, packs)
+                helped = True
+                break
+            _undo(counts, packs, handovers.log, done)
+            give_slot(counts, packs, pack, receiver, donor)
+            if work <= 0:
+                break
+        if not helped:
             break
-        count[best_receiver] += 1
-        count[best_donor] -= 1
-        largest = _heaviest(weight, expert, pack, trial.packs, receivers)
+    return work
 
 
 @kernel
-def _heaviest(weight: Floats, expert: Ints, pack: Ints, packs: Packs, receivers: Ints) -> float:
-    """Return the heaviest pack's load, and list its experts in ``receivers`` if that has room, largest replica first."""
-    open_packs(weight, expert, pack, packs)
-    close_packs(pack, packs)
+def _exchange_until_none_helps(counts: Counts, packs: Packs) -> int:
+    work = 0
+    while True:
+        i, other, j, compared = find_exchange(packs)
+        work += compared + 1
+        if other < 0:
+            return work
+        heavy = packs.ranking[0]
+        exchange_experts(counts, packs, heavy, packs.item[heavy, i], other, packs.item[other, j])
+
+
+@kernel
+def _exchange_and_log(counts: Counts, packs: Packs, log: Ints) -> tuple[int, int]:
+    """Exchange until none helps or the log is full; returns the exchanges made and the packs compared."""
+    work = 0
+    for done in range(log.shape[0]):
+        i, other, j, compared = find_exchange(packs)
+        work += compared
+        if other < 0:
+            return done, work
+        heavy = packs.ranking[0]
+        log[done, 0], log[done, 1] = heavy, packs.item[heavy, i]
+        log[done, 2], log[done, 3] = other, packs.item[other, j]
+        exchange_experts(counts, packs, heavy, log[done, 1], other, log[done, 3])
+    return log.shape[0], work
+
+
+@kernel
+def _undo(counts: Counts, packs: Packs, log: Ints, done: int) -> None:
+    for x in range(done - 1, -1, -1):
+        exchange_experts(counts, packs, log[x, 0], log[x, 3], log[x, 2], log[x, 1])
+
+
+@kernel
+def _find_handovers(counts: Counts, packs: Packs, bar: float, handovers: Handovers) -> int:
+    """List hand-overs that relieve the slowest pack, those that end lowest first; returns how many.
+
+    Either an expert on that pack gets another replica elsewhere, or a slot on that pack goes to a lighter replica. Donors
+    are experts whose remaining replicas stay below ``bar``.
+    """
     heavy = packs.ranking[0]
-    for i in range(receivers.shape[0]):
-        receivers[i] = packs.item_id[heavy, i]
-    return float(packs.load[heavy])
+    fastest = packs.pace.min()
+    found = 0
+    for donor in range(counts.load.shape[0]):
+        num = counts.count[donor]
+        if num == 1:
+            continue
+        rise = share_with(counts, donor, num - 1) - counts.share[donor]
+        if (counts.share[donor] + rise) * fastest >= bar:
+            continue
+        for x in range(num):
+            p = counts.where[donor, x]
+            rest = _slowest_of_others(counts, packs, donor, p, rise)
+            if p == heavy:
+                found = _offer_slot(counts, packs, p, donor, rest, handovers, found)
+            else:
+                found = _offer_to_heavy(counts, packs, p, donor, rise, rest, bar, handovers, found)
+    return found
 
 
 @kernel
-def _find_donors(load: Floats, count: Ints, below: float, donors: Ints) -> int:
-    """List the experts with several replicas whose load over one replica less is smallest, and less than ``below``."""
-    found = 0
-    for e in range(load.shape[0]):
-        if count[e] == 1:
+def _slowest_of_others(counts: Counts, packs: Packs, donor: int, p: int, rise: float) -> float:
+    """Time of the slowest other pack with the donor, once its share has risen."""
+    latest = -np.inf
+    for x in range(counts.count[donor]):
+        q = counts.where[donor, x]
+        if q != p:
+            latest = max(latest, (packs.load[q] + rise) * packs.pace[q])
+    return latest
+
+
+@kernel
+def _offer_slot(counts: Counts, packs: Packs, heavy: int, donor: int, rest: float, handovers: Handovers, found: int) -> int:
+    """Consider giving the donor's slot on the slowest pack to any expert that is not there."""
+    left = packs.load[heavy] - counts.share[donor]
+    for receiver in range(counts.load.shape[0]):
+        if packs.holds[heavy, receiver] or not may_grow(counts, receiver):
             continue
-        left = load[e] / (count[e] - 1)
-        if left >= below:
-            continue
-        place = found if found < donors.shape[0] else donors.shape[0]
-        while place > 0 and load[donors[place - 1]] / (count[donors[place - 1]] - 1) > left:
-            if place < donors.shape[0]:
-                donors[place] = donors[place - 1]
-            place -= 1
-        if place < donors.shape[0]:
-            donors[place] = e
-            found = min(found + 1, donors.shape[0])
+        share = share_with(counts, receiver, counts.count[receiver] + 1)
+        ends = max(rest, (left + share) * packs.pace[heavy])
+        found = _note(handovers, found, heavy, donor, receiver, ends)
     return found
+
+
+@kernel
+def _offer_to_heavy(
+    counts: Counts, packs: Packs, p: int, donor: int, rise: float, rest: float, bar: float, handovers: Handovers, found: int
+) -> int:
+    """Consider giving the donor's slot on pack p to an expert of the slowest pack."""
+    heavy = packs.ranking[0]
+    left = packs.load[p] - counts.share[donor]
+    heavy_load = packs.load[heavy] + (rise if packs.holds[heavy, donor] else 0.0)
+    for i in range(packs.room[heavy]):
+        receiver = packs.item[heavy, i]
+        if packs.holds[p, receiver] or not may_grow(counts, receiver):
+            continue
+        share = share_with(counts, receiver, counts.count[receiver] + 1)
+        relieved = (heavy_load + share - counts.share[receiver]) * packs.pace[heavy]
+        if relieved < bar:
+            ends = max(rest, relieved, (left + share) * packs.pace[p])
+            found = _note(handovers, found, p, donor, receiver, ends)
+    return found
+
+
+@kernel
+def _note(handovers: Handovers, found: int, pack: int, donor: int, receiver: int, ends: float) -> int:
+    """Keep a hand-over if it is among the best, earlier ones first on ties; returns how many are kept."""
+    most = handovers.ends.shape[0]
+    if found == most:
+        if ends >= handovers.ends[most - 1]:
+            return found
+        found -= 1
+    place = found
+    while place > 0 and handovers.ends[place - 1] > ends:
+        copy_to(handovers.step[place - 1], handovers.step[place])
+        handovers.ends[place] = handovers.ends[place - 1]
+        place -= 1
+    handovers.step[place, 0], handovers.step[place, 1], handovers.step[place, 2] = pack, donor, receiver
+    handovers.ends[place] = ends
+    return found + 1

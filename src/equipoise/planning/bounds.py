@@ -1,4 +1,4 @@
-"""Lower bounds on the largest rank load over every strict placement the cluster and the locality rule allow."""
+"""Lower bounds on the slowest rank's time over every strict placement the cluster and the locality rule allow."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ _ROUNDING = 1e-9
 
 
 def lower_bound(problem: Problem, pairing: Pairing | None) -> Floats:
-    """Return a proven lower bound of each layer, tokens, float64 [layers]: the largest of three.
+    """Return a proven lower bound of each layer, float64 [layers]: the largest of three.
 
-    - the ideal: some rank carries at least the mean;
+    - the ideal: some rank takes at least the mean;
     - the largest replica: some replica is at least as large as greedy counts make the largest one (they are the best), with
-      as many replicas an expert as it may have ranks;
-    - under strict locality with exact pairing: the heaviest node's load, level over its ranks.
+      as many replicas an expert as it may have ranks, on the fastest rank;
+    - under strict locality with exact pairing: the slowest node's load, level over its ranks.
+
+    Where a rank's time is more than tokens, the ideal alone.
     """
-    cluster = problem.cluster
-    ranks_per_domain = cluster.num_ranks // problem.num_domains
-    count = greedy_replicas(problem.load, cluster.num_slots, ranks_per_domain)
-    bounds = [problem.load.sum(axis=1) / cluster.num_ranks, (problem.load / count).max(axis=1)]
+    if problem.cost.per_active:
+        return problem.ideal
+    domain = problem.everything
+    most = domain.ranks.size if pairing is None else max(node.ranks.size for node in problem.nodes)
+    count = greedy_replicas(problem.load, domain.slots.size, most)
+    largest_replica = (problem.load / count).max(axis=1) / domain.speed.max()
+    bounds = [problem.ideal, problem.cost.per_token * largest_replica]
     if pairing is not None and pairing.is_exact:
-        bounds.append(pairing.heaviest / ranks_per_domain)
+        bounds.append(problem.cost.per_token * pairing.level)
     best: Floats = np.maximum.reduce(bounds)
     return best
 

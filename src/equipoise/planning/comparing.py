@@ -11,19 +11,18 @@ import numpy as np
 
 from equipoise import metrics
 from equipoise.cluster import Cluster
+from equipoise.constraints import Constraints
 from equipoise.errors import ArgumentError
 from equipoise.placement import Placement
-from equipoise.planning.bounds import lower_bound
-from equipoise.planning.composition import DEFAULT, Composition, place
+from equipoise.planning.composition import Composition, place, solve
+from equipoise.planning.efforts import EFFORTS, Stage
 from equipoise.planning.locality import pair_groups, rows_by_load
+from equipoise.planning.planner import plan
 from equipoise.planning.problem import Problem, make_problem
 from equipoise.planning.published import NOISY, named_composition, split_name
 from equipoise.trace import LoadTrace
 
 _LEAST_CALLS = 5
-
-DEFAULT_NAME = "default"
-"""What :func:`equipoise.plan` runs: ``lpt+best_swap``, then better counts."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ def compare_packings(
     trace : LoadTrace
         One load a step; cut it into windows first.
     packings : sequence of str
-        Names such as ``ensemble+swap``, or ``default`` for what plan() runs; those with noise come once for each of ``noises``.
+        Names such as ``ensemble+swap``, or an effort of plan(), such as ``default``; those with noise come once for each of
+        ``noises``.
     progress : callable
         Called after each packing of each window; ``len(expand_variants(...)) * steps`` times.
 
@@ -98,11 +98,14 @@ class _Run:
     seconds: float
 
 
-def _run(problem: Problem, composition: Composition) -> _Run:
+def _run(problem: Problem, composition: Composition | tuple[Stage, ...]) -> _Run:
     start = perf_counter()
     pairing = pair_groups(problem)
-    bound = lower_bound(problem, pairing)
-    slots, _ = place(problem, rows_by_load(problem, pairing), composition, bound)
+    rows = rows_by_load(problem, None if pairing is None else pairing.node_of_expert(problem.num_experts))
+    if isinstance(composition, Composition):
+        slots, _ = place(problem, rows, composition)
+    else:
+        slots, _, _ = solve(problem, rows, composition, np.zeros(problem.num_layers))
     seconds = perf_counter() - start
     return _Run(Placement(slots, problem.cluster, problem.num_experts), seconds)
 
@@ -120,10 +123,65 @@ def _score(variant: tuple[str, float | None], runs: list[_Run], problems: list[P
     )
 
 
-def _composition(variant: tuple[str, float | None], candidates: int, rounds: int | None, seed: int) -> Composition:
+def _composition(
+    variant: tuple[str, float | None], candidates: int, rounds: int | None, seed: int
+) -> Composition | tuple[Stage, ...]:
     name, noise = variant
-    if name == DEFAULT_NAME:
-        return DEFAULT
+    if name in EFFORTS:
+        return EFFORTS[name]
     constructor, refine = split_name(name)
     noise = 0.0 if noise is None else noise
     return named_composition(constructor, refine, candidates=candidates, noise=noise, rounds=rounds, seed=seed)
+
+
+HOME_SHARES = (1.0, 0.99, 0.98, 0.97, 0.95, 0.9, 0.8, 0.6, 0.4, 0.2, 0.0)
+"""The shares of load kept at home that the curve of soft locality asks for."""
+
+
+@dataclass(frozen=True)
+class DialScore:
+    """One setting of the locality dial: means over windows of what is kept at home and of balancedness, in-sample.
+
+    ``asked`` is the least share asked for, None for strict and none; ``milliseconds`` is the median time of a plan.
+    """
+
+    locality: str
+    asked: float | None
+    home_share: float
+    balancedness: float
+    worst_layer: float
+    milliseconds: float
+
+
+def compare_locality(
+    trace: LoadTrace, cluster: Cluster, num_groups: int, *, progress: Callable[[], object] = lambda: None
+) -> list[DialScore]:
+    """Plan every step of ``trace`` with each of HOME_SHARES, and score what is kept at home against balance.
+
+    ``progress`` is called after each plan, ``len(HOME_SHARES) * steps`` times.
+
+    Raises
+    ------
+    ArgumentError
+        Where soft locality cannot be planned, or no node can hold its groups.
+    """
+    scores = []
+    for share in HOME_SHARES:
+        plans, seconds = [], []
+        for step in trace.load:
+            start = perf_counter()
+            constraints = Constraints(home_share=share)
+            plans.append(plan(step, cluster, num_groups=num_groups, locality="soft", constraints=constraints))
+            seconds.append(perf_counter() - start)
+            progress()
+        scores.append(
+            DialScore(
+                locality=f"soft, {share:.0%} asked",
+                asked=share,
+                home_share=float(np.mean([p.home_share.mean() for p in plans])),
+                balancedness=float(np.mean([p.balancedness for p in plans])),
+                worst_layer=min(p.worst_layer for p in plans),
+                milliseconds=1e3 * median(seconds),
+            )
+        )
+    return scores

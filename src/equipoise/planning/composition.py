@@ -1,74 +1,83 @@
-"""Planners as compositions: how experts form rows, how replicas are counted and packed, how both are refined.
+"""Planners as compositions: how experts form rows, how replicas are counted and packed, how the packing is refined.
 
 DeepSeek's hierarchical policy is LPT of groups onto nodes, greedy replicas, LPT onto each node's ranks; its global policy the
-same on one node. Ours pairs groups exactly, refines the packing, and then changes counts where that lowers the heaviest rank.
-The published variants are other constructors and refiners in the same places.
+same on one node. The published variants are other constructors and refiners in the same places. Ours is
+:func:`solve`: the same steps, each row from end to end, and then counts and packing changed together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from equipoise.errors import NotSupportedError
 from equipoise.kernels.placing import fill_slots, largest_pack
-from equipoise.kernels.recounting import recount
+from equipoise.kernels.solving import plan_rows
 from equipoise.kernels.types import Floats, Ints
-from equipoise.planning.locality import Rows, slots_in_rank_order
-from equipoise.planning.packing import Dealt, lpt
+from equipoise.placement import ABSENT
+from equipoise.planning.efforts import Stage, budgets_of
+from equipoise.planning.locality import Rows
+from equipoise.planning.packing import Dealt
 from equipoise.planning.problem import Problem
-from equipoise.planning.refining import Refiner, best_swap
+from equipoise.planning.refining import Refiner
 from equipoise.planning.replicas import greedy_replicas, replicas_as_items
 
 
 @dataclass(frozen=True)
-class Recounting:
-    """Hand slots from expert to expert where a row's heaviest rank stays above its bound; see the kernel.
-
-    Parameters
-    ----------
-    slack : float
-        Rows within this share of their bound are left as they are.
-    donors : int
-        Experts tried as givers a step.
-    work : int
-        Replicas packed in all trials of a row, at most: a budget of work, so that plans do not depend on the machine's speed.
-    """
-
-    slack: float = 1e-3
-    donors: int = 4
-    work: int = 10_000
-
-
-@dataclass(frozen=True)
 class Composition:
-    """A constructor; a refiner or none; a recounting or none."""
+    """A constructor; a refiner or none."""
 
     constructor: Dealt
     refiner: Refiner | None = None
-    recounting: Recounting | None = None
 
 
-DEFAULT = Composition(lpt(), best_swap(), Recounting())
-
-
-def place(problem: Problem, rows: Rows, composition: Composition, bound: Floats) -> tuple[Ints, Floats]:
+def place(problem: Problem, rows: Sequence[Rows], composition: Composition) -> tuple[Ints, Floats]:
     """Count replicas, pack them, lay them out: expert_of_slot [layers, slots] and the largest rank load [layers].
 
-    ``bound`` [layers] tells the recounting where nothing is left to gain.
+    Raises
+    ------
+    NotSupportedError
+        Where ranks differ, or time is more than tokens: the published packings know neither.
     """
-    count = greedy_replicas(rows.load, rows.num_slots, rows.num_ranks)
-    items = replicas_as_items(rows.load, count, rows.num_ranks)
-    pack = composition.constructor.pack(items)
-    if composition.refiner is not None:
-        pack = composition.refiner.refine(items, pack)
-    step = composition.recounting
-    if step is not None:
-        bar = np.repeat(bound * (1.0 + step.slack), problem.num_domains)
-        recount(
-            rows.load, count, items.weight, items.item_id, pack, rows.num_ranks, bar, step.donors, step.work // rows.num_slots
+    if not (problem.cluster.is_uniform and problem.cost.is_tokens_alone):
+        raise NotSupportedError(
+            "ranks differ, or a rank's time is more than its tokens",
+            "the published packings are for equal ranks and tokens",
+            "use fast, default or best",
         )
-    expert = np.take_along_axis(rows.expert, items.item_id, axis=1)
-    slots = fill_slots(pack, expert, rows.num_ranks)
-    largest = largest_pack(items.weight, pack, rows.num_ranks).reshape(problem.num_layers, -1).max(axis=1)
-    return slots_in_rank_order(problem, slots), largest
+    slots = np.empty((problem.num_layers, problem.cluster.num_slots), np.int64)
+    largest = np.zeros(problem.num_layers)
+    for row in rows:
+        num_ranks = row.domain.ranks.size
+        count = greedy_replicas(row.load, row.domain.slots.size, num_ranks)
+        items = replicas_as_items(row.load, count, num_ranks)
+        pack = composition.constructor.pack(items)
+        if composition.refiner is not None:
+            pack = composition.refiner.refine(items, pack)
+        expert = np.take_along_axis(row.expert, items.item_id, axis=1)
+        slots[:, row.domain.slots] = fill_slots(pack, expert, num_ranks)
+        np.maximum(largest, largest_pack(items.weight, pack, num_ranks), out=largest)
+    return slots, largest / problem.cluster.rank_speeds[0]
+
+
+def solve(problem: Problem, rows: Sequence[Rows], stages: tuple[Stage, ...], floor: Floats) -> tuple[Ints, Floats, Floats]:
+    """Plan every row: expert_of_slot [layers, slots], the slowest rank's time and a bound on it, [layers] each.
+
+    ``floor`` [layers] is a time below which a layer has nothing to gain. The bound is the largest row's mean or largest
+    replica: a bound for the layer where there is one row a layer, and no more than that of these rows where there are several.
+    """
+    budgets = budgets_of(stages)
+    cost = problem.cost
+    parts = [
+        plan_rows(row.load, row.expert, row.domain.room, row.domain.speed, floor, cost.per_token, cost.per_active, budgets)
+        for row in rows
+    ]
+    if len(parts) == 1 and parts[0][0].shape[1] == problem.cluster.num_slots:
+        return parts[0]
+    slots = np.full((problem.num_layers, problem.cluster.num_slots), ABSENT, np.int64)
+    for row, part in zip(rows, parts, strict=True):
+        slots[:, row.domain.slots] = part[0]
+    largest, bound = (np.maximum.reduce([part[i] for part in parts]) for i in (1, 2))
+    return slots, largest, bound

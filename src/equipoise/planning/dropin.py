@@ -13,11 +13,12 @@ from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
 from equipoise.kernels.types import Ints
 from equipoise.placement import Placement
-from equipoise.planning.composition import DEFAULT, Composition, place
+from equipoise.planning.composition import Composition, place
 from equipoise.planning.locality import pair_groups_as_published, rows_as_published
 from equipoise.planning.packing import lpt
 from equipoise.planning.planner import Plan, plan
 from equipoise.planning.problem import even_slots, make_problem
+from equipoise.planning.refining import best_swap
 from equipoise.tensors import as_array, like
 
 
@@ -82,10 +83,10 @@ def _no_worse_than_published(load: Any, result: Plan) -> Ints:
     """
     problem = make_problem(load, result.placement.cluster, result.num_groups, result.locality)
     rows = rows_as_published(problem, pair_groups_as_published(problem))
-    _, published_largest = place(problem, rows, Composition(lpt()), result.bound)
+    _, published_largest = place(problem, rows, Composition(lpt()))
     slots: Ints = result.placement.expert_of_slot.copy()
     if (published_largest < result.largest).any():
-        refined_slots, refined_largest = place(problem, rows, DEFAULT, result.bound)
+        refined_slots, refined_largest = place(problem, rows, Composition(lpt(), best_swap()))
         better = refined_largest < result.largest
         slots[better] = refined_slots[better]
     return slots

@@ -13,11 +13,11 @@ from math import factorial
 import numpy as np
 
 from equipoise.kernels.packing import SORTED, pack_in_orders
-from equipoise.kernels.pairing import best_pairing, sum_groups
+from equipoise.kernels.pairing import best_pairing, best_pairing_on, sum_groups
 from equipoise.kernels.refining import UNTIL_NONE_HELPS, best_swap
 from equipoise.kernels.sorting import sort_rows_descending
 from equipoise.kernels.types import Floats, Ints
-from equipoise.planning.problem import Problem
+from equipoise.planning.problem import Domain, Problem
 
 MAX_PAIRINGS = 20_000
 """Up to so many ways to put groups on nodes, all are tried: 8 groups on 4 nodes have 105, 12 on 6 have 10,395."""
@@ -25,65 +25,83 @@ MAX_PAIRINGS = 20_000
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Experts by row, in the order in which ties are broken.
+    """One row a layer for one domain, experts in the order in which ties are broken.
 
-    ``load`` float64 and ``expert`` int64 are [rows, experts of a row]; ``num_slots`` and ``num_ranks`` are those of a row.
+    ``load`` float64 and ``expert`` int64 are [layers, experts of the domain].
     """
 
+    domain: Domain
     load: Floats
     expert: Ints
-    num_slots: int
-    num_ranks: int
 
 
 @dataclass(frozen=True, eq=False)
 class Pairing:
-    """Groups on nodes: ``node_of_group`` [layers, groups], the heaviest node's load [layers], and whether that is least."""
+    """Groups on nodes: ``node_of_group`` [layers, groups]; ``level`` [layers], the slowest node's tokens over speed.
+
+    ``is_exact`` tells that no pairing has a lower level.
+    """
 
     node_of_group: Ints
-    heaviest: Floats
+    level: Floats
     is_exact: bool
 
-
-def rows_by_load(problem: Problem, pairing: Pairing | None) -> Rows:
-    """Return rows sorted by (load, id), largest first: a plan then depends on loads, not on how experts are numbered."""
-    load, expert = _split(problem, pairing)
-    load, order = sort_rows_descending(load)
-    return _rows(problem, load, np.take_along_axis(expert, order, axis=1))
+    def node_of_expert(self, num_experts: int) -> Ints:
+        """Node of each expert's group, [layers, experts]."""
+        return np.repeat(self.node_of_group, num_experts // self.node_of_group.shape[1], axis=1)
 
 
-def rows_as_published(problem: Problem, pairing: Pairing | None) -> Rows:
+def rows_by_load(problem: Problem, node_of_expert: Ints | None) -> list[Rows]:
+    """Return rows sorted by (load, id), largest first: a plan then depends on loads, not on how experts are numbered.
+
+    One for all ranks, or one a node for the experts put there; every layer puts equally many on a node.
+    """
+    if node_of_expert is None:
+        load, order = sort_rows_descending(problem.load)
+        return [Rows(problem.everything, load, order)]
+    rows = []
+    for domain, expert in _experts_by_node(problem, node_of_expert):
+        load, order = sort_rows_descending(np.take_along_axis(problem.load, expert, axis=1))
+        rows.append(Rows(domain, load, np.take_along_axis(expert, order, axis=1)))
+    return rows
+
+
+def rows_as_published(problem: Problem, pairing: Pairing | None) -> list[Rows]:
     """Return rows in the order in which the published policy breaks ties: groups as dealt (largest first), then ids."""
-    load, expert = _split(problem, pairing)
-    if pairing is not None:
-        group_load = sum_groups(problem.load, problem.num_groups)
-        _, dealt = sort_rows_descending(group_load)
-        place_of_group = np.argsort(dealt, axis=1, kind="stable")
-        size = problem.num_experts // problem.num_groups
-        layer = np.repeat(np.arange(problem.num_layers), problem.num_domains)
-        key = place_of_group[layer[:, np.newaxis], expert // size] * problem.num_experts + expert
-        order = np.argsort(key, axis=1, kind="stable")
-        load, expert = np.take_along_axis(load, order, axis=1), np.take_along_axis(expert, order, axis=1)
-    return _rows(problem, load, expert)
+    layers, experts = problem.load.shape
+    if pairing is None:
+        order = np.ascontiguousarray(np.broadcast_to(np.arange(experts, dtype=np.int64), (layers, experts)))
+        return [Rows(problem.everything, problem.load, order)]
+    _, dealt = sort_rows_descending(sum_groups(problem.load, problem.num_groups))
+    place_of_group = np.argsort(dealt, axis=1, kind="stable")
+    rows = []
+    for domain, expert in _experts_by_node(problem, pairing.node_of_expert(experts)):
+        place = np.take_along_axis(place_of_group, expert // (experts // problem.num_groups), axis=1)
+        expert = np.take_along_axis(expert, np.argsort(place, axis=1, kind="stable"), axis=1)
+        rows.append(Rows(domain, np.take_along_axis(problem.load, expert, axis=1), expert))
+    return rows
 
 
 def pair_groups(problem: Problem) -> Pairing | None:
-    """Put groups on nodes so that the heaviest node is lightest; None without strict locality.
+    """Put groups on nodes so that the slowest node is fastest; None without a locality rule.
 
     Exact where there are at most MAX_PAIRINGS ways, else LPT and then exchanges.
     """
-    if problem.num_domains == 1:
+    if not problem.has_homes:
         return None
-    groups, nodes = problem.num_groups, problem.num_domains
+    groups, nodes = problem.num_groups, problem.cluster.num_nodes
     if count_pairings(groups, nodes) > MAX_PAIRINGS:
         return _pair_by_packing(problem, refine=True)
-    node_of_group, heaviest = best_pairing(sum_groups(problem.load, groups), _all_pairings(groups, nodes), nodes)
-    return Pairing(node_of_group, heaviest, is_exact=True)
+    group_load, speed = sum_groups(problem.load, groups), _node_speeds(problem)
+    if speed.min() < speed.max():
+        return Pairing(*best_pairing_on(group_load, _all_pairings(groups, nodes), speed), is_exact=True)
+    node_of_group, heaviest = best_pairing(group_load, _all_pairings(groups, nodes), nodes)
+    return Pairing(node_of_group, heaviest / speed[0], is_exact=True)
 
 
 def pair_groups_as_published(problem: Problem) -> Pairing | None:
-    """Put groups on nodes by LPT, as DeepSeek's policy does; None without strict locality."""
-    return None if problem.num_domains == 1 else _pair_by_packing(problem, refine=False)
+    """Put groups on nodes by LPT, as DeepSeek's policy does; None without a locality rule."""
+    return _pair_by_packing(problem, refine=False) if problem.has_homes else None
 
 
 def count_pairings(num_groups: int, num_nodes: int) -> int:
@@ -92,37 +110,19 @@ def count_pairings(num_groups: int, num_nodes: int) -> int:
     return ordered // factorial(num_nodes)
 
 
-def slots_in_rank_order(problem: Problem, expert_of_slot: Ints) -> Ints:
-    """Lay rows' slots [rows, slots of a row] side by side as [layers, slots], node by node, in the cluster's rank order."""
-    slots = expert_of_slot.reshape(problem.num_layers, -1)
-    if problem.num_domains == 1:
-        return slots
-    rank_order = np.argsort(problem.cluster.node_of_rank, kind="stable")
-    by_rank = slots.reshape(problem.num_layers, problem.cluster.num_ranks, -1)
-    placed = np.empty_like(by_rank)
-    placed[:, rank_order] = by_rank
-    return placed.reshape(problem.num_layers, -1)
+def _experts_by_node(problem: Problem, node_of_expert: Ints) -> list[tuple[Domain, Ints]]:
+    """List the experts put on each node, in rising id, [layers, experts of the node]."""
+    order = np.argsort(node_of_expert, axis=1, kind="stable")
+    ends = np.cumsum(np.bincount(node_of_expert[0], minlength=len(problem.nodes)))
+    return list(zip(problem.nodes, np.split(order, ends[:-1], axis=1), strict=True))
 
 
-def _split(problem: Problem, pairing: Pairing | None) -> tuple[Floats, Ints]:
-    """Load and expert of each row, in rising id."""
-    layers, experts = problem.num_layers, problem.num_experts
-    if pairing is None:
-        return problem.load, np.broadcast_to(np.arange(experts, dtype=np.int64), (layers, experts))
-    node_of_expert = np.repeat(pairing.node_of_group, experts // problem.num_groups, axis=1)
-    expert = np.argsort(node_of_expert, axis=1, kind="stable")
-    load = np.take_along_axis(problem.load, expert, axis=1)
-    shape = (layers * problem.num_domains, -1)
-    return load.reshape(shape), expert.reshape(shape)
-
-
-def _rows(problem: Problem, load: Floats, expert: Ints) -> Rows:
-    domains, cluster = problem.num_domains, problem.cluster
-    return Rows(np.ascontiguousarray(load), expert, cluster.num_slots // domains, cluster.num_ranks // domains)
+def _node_speeds(problem: Problem) -> Floats:
+    return np.array([node.speed.sum() for node in problem.nodes])
 
 
 def _pair_by_packing(problem: Problem, *, refine: bool) -> Pairing:
-    nodes, groups = problem.num_domains, problem.num_groups
+    nodes, groups = problem.cluster.num_nodes, problem.num_groups
     load, dealt = sort_rows_descending(sum_groups(problem.load, groups))
     item_id = np.ascontiguousarray(np.broadcast_to(np.arange(groups, dtype=np.int64), load.shape))
     node = pack_in_orders(load, item_id, groups, nodes, np.asarray([SORTED], np.int64), 0.0, 0)
@@ -130,8 +130,22 @@ def _pair_by_packing(problem: Problem, *, refine: bool) -> Pairing:
         best_swap(load, item_id, groups, node, nodes, UNTIL_NONE_HELPS)
     node_of_group = np.empty_like(node)
     np.put_along_axis(node_of_group, dealt, node, axis=1)
-    heaviest = np.stack([np.where(node == n, load, 0.0).sum(axis=1) for n in range(nodes)]).max(axis=0)
-    return Pairing(node_of_group, heaviest, is_exact=False)
+    node_load = np.stack([np.where(node == n, load, 0.0).sum(axis=1) for n in range(nodes)])
+    speed = _node_speeds(problem)
+    if speed.min() < speed.max():
+        node_of_group = _heaviest_on_fastest(node_of_group, node_load, speed)
+        node_load = np.sort(node_load, axis=0)[::-1]
+        speed = np.sort(speed)[::-1]
+    return Pairing(node_of_group, (node_load / speed[:, np.newaxis]).max(axis=0), is_exact=False)
+
+
+def _heaviest_on_fastest(node_of_group: Ints, node_load: Floats, speed: Floats) -> Ints:
+    """Rename nodes so that the heaviest part of each layer lies on the fastest node, and so on."""
+    heaviest = np.argsort(-node_load, axis=0, kind="stable")
+    fastest = np.argsort(-speed, kind="stable")
+    renamed = np.empty_like(heaviest)
+    np.put_along_axis(renamed, heaviest, np.broadcast_to(fastest[:, np.newaxis], heaviest.shape), axis=0)
+    return np.take_along_axis(renamed.T, node_of_group, axis=1)
 
 
 @lru_cache(maxsize=16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,18 @@ import numpy.typing as npt
 from equipoise import metrics
 from equipoise.checks import check_choice, check_integer, check_seed
 from equipoise.cluster import Cluster
-from equipoise.errors import NotSupportedError
+from equipoise.constraints import Constraints
+from equipoise.costs import TOKENS, RankCost
+from equipoise.errors import ArgumentError, NotSupportedError
 from equipoise.kernels.types import Floats, Ints
 from equipoise.placement import Placement
 from equipoise.planning.bounds import gap, lower_bound, without_rounding
-from equipoise.planning.composition import DEFAULT, place
+from equipoise.planning.composition import solve
+from equipoise.planning.efforts import EFFORTS, Stage
 from equipoise.planning.locality import Pairing, pair_groups, pair_groups_as_published, rows_by_load
 from equipoise.planning.problem import Locality, Problem, make_problem
+from equipoise.planning.softening import plan_softly, share_at_home
 from equipoise.trace import LoadTrace
-
-EFFORTS = ("default",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,14 +37,19 @@ class Plan:
     balancedness : float
         On the load planned for, so in-sample (docs/semantics.md, 5 and 6).
     largest, ideal : float64 [layers]
-        Largest rank load and mean rank load, tokens.
+        Largest rank time, and the time of the load lying level over the ranks that are up (docs/semantics.md, 4 and 5);
+        at speed 1 tokens, under a cost its unit.
     bound : float64 [layers]
         Proven lower bound on ``largest`` over every strict placement the cluster and locality allow (docs/semantics.md, 7).
     gap : float64 [layers]
         largest / bound - 1, >= 0.
     moves : int64 [layers]
         Replicas that ranks must receive; 0 without a previous placement.
-    locality, num_groups, effort, seed
+    home_share : float64 [layers]
+        Share of the load served on the home node of its expert's group; 1 without nodes or a locality rule.
+    strict_balancedness : float
+        What strict locality would have reached, to see what the dial is worth; nan where it was not tried or cannot be planned.
+    locality, num_groups, effort, seed, cost
         As given to :func:`plan`.
     """
 
@@ -53,10 +60,13 @@ class Plan:
     bound: Floats
     gap: Floats
     moves: Ints
+    home_share: Floats
+    strict_balancedness: float
     locality: Locality
     num_groups: int
     effort: str
     seed: int
+    cost: RankCost
 
     @property
     def worst_layer(self) -> float:
@@ -81,28 +91,36 @@ def plan(
     max_moves: int | None = None,
     forecast: Any = None,
     dispatch: str = "equal",
-    constraints: Any = None,
+    constraints: Constraints | None = None,
+    cost: RankCost | None = None,
     seed: int = 0,
     num_threads: int = 1,
 ) -> Plan:
-    """Balance a load: replica counts, LPT, exchanges out of the heaviest rank until none helps, then better counts.
+    """Balance a load: replica counts, LPT, exchanges out of the slowest rank, then counts and packing changed together.
 
     Parameters
     ----------
     load : array_like or LoadTrace
         Tokens, [layers, experts]; [steps, layers, experts] and traces are added up over steps.
     cluster : Cluster
-        Equal ranks, all up.
+        Ranks may differ in slots and speed, and be down; every slot of a rank that is up is filled.
     num_groups : int
         Groups of consecutive experts that group-limited routing picks together.
-    locality : "none" or "strict"
-        Over all ranks, or every group with all its replicas on one node (DeepSeek's hierarchical policy).
-    effort : "default"
-        The only one so far.
-    previous, budget, max_moves, forecast, dispatch, constraints
+    locality : "none", "soft" or "strict"
+        Over all ranks; with at least ``constraints.home_share`` of each layer's load on its groups' home nodes; or every
+        group with all its replicas on one node (DeepSeek's hierarchical policy).
+    effort : "fast", "default" or "best"
+        Inside an engine's step; when a placement is renewed; once, at the start. Each goes on from what the one before found,
+        so no layer is worse for a higher effort.
+    constraints : Constraints, optional
+        What is asked of the placement beside balance.
+    cost : RankCost, optional
+        What a rank's time is made of, where it is more than tokens; it is planned for and reported, and bounded by the ideal
+        alone.
+    previous, budget, max_moves, forecast, dispatch
         Kept for what this version cannot do yet; anything but the default is refused.
     seed : int
-        In [0, 2**63); today's steps draw no random numbers, so it changes nothing.
+        In [0, 2**63); no step draws random numbers, so it changes nothing.
     num_threads : int
         Threads over layers, >= 1. The plan is the same for any number.
 
@@ -130,70 +148,116 @@ def plan(
     >>> result.balancedness, result.bound.tolist()
     (0.9, [45.0])
     """
-    _refuse_unsupported(previous=previous, budget=budget, max_moves=max_moves, forecast=forecast, constraints=constraints)
-    check_choice("effort", effort, EFFORTS)
+    _refuse_unsupported(previous=previous, budget=budget, max_moves=max_moves, forecast=forecast)
+    check_choice("effort", effort, tuple(EFFORTS))
     check_choice("dispatch", dispatch, ("equal",))
     check_seed(seed)
-    problem = make_problem(load, cluster, num_groups, locality)
-    expert_of_slot, largest, bound = _over_threads(problem, num_threads)
-    placement = Placement(expert_of_slot, cluster, problem.num_experts)
-    ideal = problem.load.sum(axis=1) / cluster.num_ranks
+    problem = make_problem(load, cluster, num_groups, locality, TOKENS if cost is None else cost)
+    home_share = _checked_home_share(problem, constraints)
+    found = _over_threads(problem, EFFORTS[effort], home_share, num_threads)
+    base = problem.cost.per_rank
+    largest, ideal, bound = found.largest + base, problem.ideal + base, found.bound + base
     bound = without_rounding(bound, largest)
     return Plan(
-        placement=placement,
+        placement=Placement(found.slots, cluster, problem.num_experts),
         balancedness=metrics.balancedness(largest, ideal),
         largest=largest,
         ideal=ideal,
         bound=bound,
         gap=gap(largest, bound),
         moves=np.zeros(problem.num_layers, np.int64),
+        home_share=found.home_share,
+        strict_balancedness=metrics.balancedness(found.strict_largest + base, ideal),
         locality=problem.locality,
         num_groups=problem.num_groups,
         effort=effort,
         seed=seed,
+        cost=problem.cost,
     )
 
 
-def _over_threads(problem: Problem, num_threads: int) -> tuple[Ints, Floats, Floats]:
+@dataclass(frozen=True, eq=False)
+class _Layers:
+    """What planning a chunk of layers gives: slots [layers, slots], the others [layers]."""
+
+    slots: Ints
+    largest: Floats
+    bound: Floats
+    home_share: Floats
+    strict_largest: Floats
+
+
+def _over_threads(problem: Problem, stages: tuple[Stage, ...], home_share: float, num_threads: int) -> _Layers:
     """Plan chunks of layers on threads of their own; kernels let go of the interpreter lock."""
     check_integer("num_threads", num_threads)
     chunks = [chunk for chunk in np.array_split(problem.load, num_threads) if len(chunk)]
     if len(chunks) == 1:
-        return _plan_layers(problem)
+        return _plan_layers(problem, stages, home_share)
     with ThreadPoolExecutor(len(chunks)) as pool:
-        parts = list(pool.map(lambda chunk: _plan_layers(replace(problem, load=chunk)), chunks))
-    slots, largest, bound = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return slots, largest, bound
+        parts = list(pool.map(lambda chunk: _plan_layers(replace(problem, load=chunk), stages, home_share), chunks))
+    return _Layers(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(_Layers)))
 
 
-def _plan_layers(problem: Problem) -> tuple[Ints, Floats, Floats]:
-    """Return expert_of_slot [layers, slots], largest rank load [layers] and lower bound [layers]."""
+def _plan_layers(problem: Problem, stages: tuple[Stage, ...], home_share: float) -> _Layers:
     pairing = pair_groups(problem)
+    if pairing is None:
+        floor = np.zeros(problem.num_layers)
+        slots, largest, bound = solve(problem, rows_by_load(problem, None), stages, floor)
+        bound = problem.ideal if problem.cost.per_active else bound
+        everything = np.ones(problem.num_layers)
+        return _Layers(slots, largest, bound, everything, np.full_like(everything, np.nan))
+    home = pairing.node_of_expert(problem.num_experts)
+    if problem.locality == "soft":
+        bound = lower_bound(problem, None)
+        slots, largest, strict_largest = plan_softly(problem, pairing, home_share, stages, bound)
+        return _Layers(slots, largest, bound, share_at_home(problem, slots, home), strict_largest)
     bound = lower_bound(problem, pairing)
-    slots, largest = place(problem, rows_by_load(problem, pairing), DEFAULT, bound)
-    if pairing is not None:
-        _try_published_pairing(problem, pairing, bound, slots, largest)
-    return slots, largest, bound
+    slots, largest, _ = solve(problem, rows_by_load(problem, home), stages, bound)
+    _try_published_pairing(problem, pairing, stages, bound, slots, largest)
+    return _Layers(slots, largest, bound, np.ones(problem.num_layers), largest)
 
 
-def _try_published_pairing(problem: Problem, pairing: Pairing, bound: Floats, slots: Ints, largest: Floats) -> None:
+def _try_published_pairing(
+    problem: Problem, pairing: Pairing, stages: tuple[Stage, ...], bound: Floats, slots: Ints, largest: Floats
+) -> None:
     """Where LPT's pairing could still end lower, plan with it too and keep the better, in place.
 
     The lightest heaviest node does not always give the lightest heaviest rank: two hot experts may meet on that node.
     """
     published = pair_groups_as_published(problem)
     assert published is not None
-    ranks_per_node = problem.cluster.num_ranks // problem.num_domains
-    worth = np.flatnonzero(published.heaviest / ranks_per_node < largest)
+    worth = np.flatnonzero(problem.cost.per_token * published.level < largest * (1.0 - stages[-1].slack))
     worth = worth[(published.node_of_group[worth] != pairing.node_of_group[worth]).any(axis=1)]
     if worth.size == 0:
         return
     part = replace(problem, load=np.ascontiguousarray(problem.load[worth]))
-    rows = rows_by_load(part, Pairing(published.node_of_group[worth], published.heaviest[worth], is_exact=False))
-    other_slots, other_largest = place(part, rows, DEFAULT, bound[worth])
+    node_of_expert = published.node_of_expert(problem.num_experts)[worth]
+    other_slots, other_largest, _ = solve(part, rows_by_load(part, node_of_expert), stages, bound[worth])
     better = other_largest < largest[worth]
     slots[worth[better]] = other_slots[better]
     largest[worth[better]] = other_largest[better]
+
+
+def _checked_home_share(problem: Problem, constraints: Constraints | None) -> float:
+    if constraints is None:
+        constraints = Constraints()
+    if not isinstance(constraints, Constraints):
+        raise ArgumentError(
+            f"constraints is a {type(constraints).__name__}", "it must be Constraints", "make them with Constraints(...)"
+        )
+    if constraints.home_share is None:
+        if problem.locality == "soft":
+            raise ArgumentError(
+                "locality is soft without a home share", "soft locality needs one", "give Constraints(home_share=0.9)"
+            )
+        return 0.0
+    if problem.locality != "soft":
+        raise ArgumentError(
+            f"home_share is {constraints.home_share} with locality {problem.locality}",
+            "a home share goes with soft locality",
+            "take locality soft, or leave home_share out",
+        )
+    return constraints.home_share
 
 
 def _refuse_unsupported(**given: object) -> None:

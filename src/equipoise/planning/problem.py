@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,11 +11,26 @@ import numpy.typing as npt
 
 from equipoise.checks import check_choice, check_integer
 from equipoise.cluster import Cluster
-from equipoise.errors import ArgumentError, NotSupportedError
-from equipoise.kernels.types import Floats
+from equipoise.costs import TOKENS, RankCost
+from equipoise.errors import ArgumentError
+from equipoise.kernels.types import Floats, Ints
 from equipoise.trace import LoadTrace
 
-Locality = Literal["none", "strict"]
+Locality = Literal["none", "soft", "strict"]
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """Ranks that are packed together: all that are up, or those of one node.
+
+    ``ranks`` [n] are their numbers, ``room`` and ``speed`` [n] their slots and speeds, ``slots`` the numbers of all their
+    slots, rank by rank.
+    """
+
+    ranks: Ints
+    room: Ints
+    speed: Floats
+    slots: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,15 +42,18 @@ class Problem:
     load : float64 [layers, experts]
         Tokens of each expert.
     cluster : Cluster
-        Equal ranks, all up; every expert can have a slot, and no rank more slots than there are experts for it.
+        On the ranks that are up every expert can have a slot, and no rank has more slots than there are experts for it.
     num_groups : int
         Groups of consecutive experts that the router picks together; divides experts.
-    locality : "none" or "strict"
-        Pack over all ranks, or keep every group with all its replicas on one node.
+    locality : "none", "soft" or "strict"
+        Pack over all ranks, keep a share of every layer's load on its groups' home nodes, or keep every group with all its
+        replicas on one node.
+    cost : RankCost
+        What a rank's time is made of.
 
     Raises
     ------
-    ArgumentError, NotSupportedError
+    ArgumentError
         When one of these rules is broken; :func:`make_problem` takes raw input.
     """
 
@@ -42,18 +61,15 @@ class Problem:
     cluster: Cluster
     num_groups: int = 1
     locality: Locality = "none"
+    cost: RankCost = TOKENS
 
     def __post_init__(self) -> None:
         check_choice("locality", self.locality, get_args(Locality))
-        if not self.cluster.is_uniform:
-            raise NotSupportedError(
-                "the cluster's ranks differ in slots, speed or being up",
-                "this version plans for equal ranks that are all up",
-                "describe the ranks that are up as a cluster of their own",
-            )
+        if not isinstance(self.cost, RankCost):
+            raise ArgumentError(f"cost is a {type(self.cost).__name__}", "it must be a RankCost", "make one with RankCost(...)")
         self._check_slots()
         self._check_groups()
-        self._check_domains()
+        self._check_nodes()
 
     @property
     def num_layers(self) -> int:
@@ -66,21 +82,46 @@ class Problem:
         return int(self.load.shape[1])
 
     @property
-    def num_domains(self) -> int:
-        """Sets of ranks that are packed separately: the nodes under strict locality, else one."""
-        return self.cluster.num_nodes if self.locality == "strict" else 1
+    def has_homes(self) -> bool:
+        """Whether groups have home nodes that a locality rule speaks of."""
+        return self.locality != "none" and self.cluster.num_nodes > 1
+
+    @cached_property
+    def everything(self) -> Domain:
+        """All ranks that are up."""
+        return _domain(self.cluster, np.flatnonzero(self.cluster.alive))
+
+    @cached_property
+    def nodes(self) -> tuple[Domain, ...]:
+        """The ranks that are up, node by node."""
+        node = np.where(self.cluster.alive, self.cluster.node_of_rank, -1)
+        return tuple(_domain(self.cluster, np.flatnonzero(node == n)) for n in range(self.cluster.num_nodes))
+
+    @property
+    def ideal(self) -> Floats:
+        """Time of each layer if its load lay level over the ranks that are up, [layers] (docs/semantics.md, 5).
+
+        Under a cost of active experts, each expert with load counts with the least it can be active: as one replica.
+        """
+        work = self.cost.per_token * self.load.sum(axis=1)
+        if self.cost.per_active:
+            work += self.cost.per_active * np.minimum(self.load, 1.0).sum(axis=1)
+        times: Floats = work / self.everything.speed.sum()
+        return times
 
     def _check_slots(self) -> None:
-        slots, experts, ranks = self.cluster.num_slots, self.num_experts, self.cluster.num_ranks
+        experts, ranks = self.num_experts, self.everything.ranks.size
+        slots, most = self.everything.slots.size, int(self.everything.room.max())
+        up = "" if all(self.cluster.alive) else f" on the {ranks} ranks that are up"
         if slots < experts:
             raise ArgumentError(
-                f"{slots} slots for {experts} experts",
-                "every expert needs a slot",
+                f"{slots} slots{up} for {experts} experts",
+                f"every expert needs a slot, {experts - slots} are missing",
                 f"take at least {-(-experts // ranks) * ranks} slots on {ranks} ranks",
             )
-        if slots > experts * ranks:
+        if most > experts:
             raise ArgumentError(
-                f"{slots // ranks} slots per rank for {experts} experts",
+                f"{most} slots per rank for {experts} experts",
                 "no rank may hold an expert twice, so slots per rank must not exceed experts",
                 f"take at most {experts * ranks} slots on {ranks} ranks",
             )
@@ -94,24 +135,41 @@ class Problem:
                 "take the model's own number of groups, or 1",
             )
 
-    def _check_domains(self) -> None:
-        if self.num_domains == 1:
+    def _check_nodes(self) -> None:
+        if not self.has_homes:
             return
-        nodes = self.num_domains
+        nodes = self.cluster.num_nodes
         if self.num_groups % nodes:
             raise ArgumentError(
                 f"{self.num_groups} groups on {nodes} nodes",
-                "strict locality needs groups divisible by nodes",
+                f"{self.locality} locality needs groups divisible by nodes",
                 f"take a number of nodes that divides {self.num_groups}, or locality none",
             )
-        ranks = self.cluster.ranks_per_node
-        experts, slots = self.num_experts // nodes, self.cluster.num_slots // nodes
-        if slots > experts * ranks:
-            raise ArgumentError(
-                f"{slots // ranks} slots per rank for the {experts} experts of a node",
-                "no rank may hold an expert twice, so slots per rank must not exceed the node's experts",
-                f"take at most {experts * ranks * nodes} slots, or locality none",
-            )
+        if self.locality == "strict":
+            self._check_strict(self.num_experts // nodes)
+
+    def _check_strict(self, experts: int) -> None:
+        for number, node in enumerate(self.nodes):
+            if node.slots.size < experts:
+                raise ArgumentError(
+                    f"node {number} has {node.slots.size} slots on ranks that are up",
+                    f"strict locality puts {experts} experts on each node, {experts - node.slots.size} slots are missing",
+                    "take more slots, or locality soft or none",
+                )
+            if node.room.max() > experts:
+                raise ArgumentError(
+                    f"{node.room.max()} slots per rank for the {experts} experts of a node",
+                    "no rank may hold an expert twice, so slots per rank must not exceed the node's experts",
+                    f"take at most {experts} slots per rank, or locality soft or none",
+                )
+
+
+def _domain(cluster: Cluster, ranks: Ints) -> Domain:
+    room = np.ascontiguousarray(cluster.slot_counts[ranks])
+    speed = np.asarray(cluster.rank_speeds, np.float64)[ranks]
+    is_whole = ranks.size == cluster.num_ranks
+    slots = np.arange(cluster.num_slots) if is_whole else np.flatnonzero(np.isin(cluster.rank_of_slot, ranks))
+    return Domain(ranks, room, speed, slots)
 
 
 def even_slots(num_slots: int, num_ranks: int, num_experts: int) -> int:
@@ -136,10 +194,24 @@ def even_slots(num_slots: int, num_ranks: int, num_experts: int) -> int:
     )
 
 
-def make_problem(load: npt.ArrayLike | LoadTrace, cluster: Cluster, num_groups: int = 1, locality: str = "none") -> Problem:
+def spread_slots(num_slots: int, num_ranks: int) -> int | tuple[int, ...]:
+    """Return the slots of each rank, as even as may be: one number where ranks divide them, else the first get one more.
+
+    >>> spread_slots(290, 32)[:3], spread_slots(288, 32)
+    ((10, 10, 9), 9)
+    """
+    check_integer("number of ranks", num_ranks)
+    check_integer("number of slots", num_slots, num_ranks)
+    each, more = divmod(num_slots, num_ranks)
+    return each if more == 0 else (each + 1,) * more + (each,) * (num_ranks - more)
+
+
+def make_problem(
+    load: npt.ArrayLike | LoadTrace, cluster: Cluster, num_groups: int = 1, locality: str = "none", cost: RankCost = TOKENS
+) -> Problem:
     """Check raw input: ``load`` as an array [layers, experts] or [steps, layers, experts], or a trace (steps added up)."""
     trace = load if isinstance(load, LoadTrace) else LoadTrace(load)  # type: ignore[arg-type]
     if not isinstance(cluster, Cluster):
         raise ArgumentError(f"cluster is a {type(cluster).__name__}", "it must be a Cluster", "make one with Cluster(...)")
     total = np.ascontiguousarray(trace.sum(), np.float64)
-    return Problem(total, cluster, num_groups, locality)  # type: ignore[arg-type]
+    return Problem(total, cluster, num_groups, locality, cost)  # type: ignore[arg-type]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from equipoise.cluster import Cluster
+from equipoise.constraints import Constraints
+from equipoise.planning.dropin import rebalance_experts
 from equipoise.planning.planner import plan
 from equipoise.planning.published import CONSTRUCTORS, REFINERS, balanced_packing
 
@@ -18,6 +20,9 @@ def warm_up(*, everything: bool = True) -> None:
     plan(load, Cluster(num_ranks=4, slots_per_rank=5))
     plan(load, Cluster(num_ranks=4, slots_per_rank=5, num_nodes=2), num_groups=4, locality="strict")
     if everything:
+        unequal = Cluster(num_ranks=4, slots_per_rank=5, num_nodes=2, rank_speeds=[1, 1, 2, 2])
+        plan(load, unequal, num_groups=4, locality="soft", constraints=Constraints(home_share=0.9))
+        rebalance_experts(load, 20, 1, 1, 4)
         for constructor in CONSTRUCTORS:
             balanced_packing(load, 4, constructor=constructor, candidates=4, refine=None)
         for refine in REFINERS:
