@@ -202,3 +202,80 @@ def best_pairing(group_load, num_nodes):
         if best is None or heaviest < best[1]:
             best = list(nodes), heaviest
     return best
+
+
+def times(packs, speed):
+    """Time of each pack of (weight, id, item), weights added from heavy to light."""
+    loads = []
+    for pack in packs:
+        total = 0.0
+        for weight, _, _ in sorted(pack, key=lambda x: (-x[0], x[2])):
+            total += weight
+        loads.append(total)
+    return [load * (1.0 / s) for load, s in zip(loads, speed, strict=True)]
+
+
+def ranking(packs, speed):
+    """Packs from slow to fast, lower numbers first on ties."""
+    time = times(packs, speed)
+    return sorted(range(len(packs)), key=lambda p: (-time[p], p))
+
+
+def exchanges_between(packs, speed, p, q, size):
+    """Yield (later end of the two, given, taken) for every legal exchange of ``size`` items of pack p for as many of q."""
+    for given in itertools.combinations(packs[p], size):
+        for taken in itertools.combinations(packs[q], size):
+            ids = {x[1] for x in given}, {x[1] for x in taken}
+            if ids[0] & {x[1] for x in packs[q]} or ids[1] & {x[1] for x in packs[p]}:
+                continue
+            shift = sum(x[0] for x in given) - sum(x[0] for x in taken)
+            loads = [sum(x[0] for x in packs[r]) for r in (p, q)]
+            yield max((loads[0] - shift) / speed[p], (loads[1] + shift) / speed[q]), given, taken
+
+
+def exchange_by_rule(packs, speed, size):
+    """Partner and end of the exchange to make with the slowest pack; None where none helps.
+
+    Partners come from fast to slow; the first whose best exchange ends at or below the second slowest pack's time is taken,
+    else the one whose best exchange ends earliest.
+    """
+    order = ranking(packs, speed)
+    time = times(packs, speed)
+    best = time[order[0]] * (1 - 1e-13), None
+    for p in order[:0:-1]:
+        end = min((x[0] for x in exchanges_between(packs, speed, order[0], p, size)), default=best[0])
+        if end < best[0]:
+            best = end, p
+            if end <= time[order[1]]:
+                break
+    return None if best[1] is None else (best[1], best[0])
+
+
+def pairs_from_outside_in(share, count):
+    """(sum, heavier expert, lighter expert) of the largest replica with the smallest, of what is left the same, and so on."""
+    replicas = [e for e in sorted(range(len(share)), key=lambda e: (-share[e], e)) for _ in range(count[e])]
+    n = len(replicas)
+    return [(share[replicas[i]] + share[replicas[n - 1 - i]], replicas[i], replicas[n - 1 - i]) for i in range(n // 2)]
+
+
+def least_largest_pair(weight):
+    """Smallest possible largest pair over all ways to pair an even number of items, exhaustively."""
+    if not weight:
+        return 0
+    rest = weight[1:]
+    return min(max(weight[0] + rest[i], least_largest_pair(rest[:i] + rest[i + 1 :])) for i in range(len(rest)))
+
+
+def ways_to_count(experts, slots, most):
+    """Every way to give each expert 1 to ``most`` replicas, ``slots`` in all, in lexicographic order."""
+    if experts == 0:
+        return [[]] if slots == 0 else []
+    return [[n, *rest] for n in range(1, most + 1) if n <= slots for rest in ways_to_count(experts - 1, slots - n, most)]
+
+
+def can_be_packed(count, room):
+    """Whether packs of these rooms can be filled with no item twice on a pack, all ways tried."""
+    if not room:
+        return not any(count)
+    choices = itertools.combinations([e for e in range(len(count)) if count[e]], room[0])
+    return any(can_be_packed([n - (e in chosen) for e, n in enumerate(count)], room[1:]) for chosen in choices)

@@ -282,7 +282,8 @@ def test_options_grow_by_decision_only():
     shape = ["--groups", "--last", "--locality", "--nodes", "--ranks", "--seed", "--slots", "--window"]
     assert _options("inspect") == _options("warmup") == common
     ranks = ["--down", "--effort", "--home-share", "--speeds"]
-    assert _options("plan") == sorted([*common, *shape, *ranks, "--out", "--threads"])
+    proofs = ["--prove", "--prove-layers", "--prove-seconds"]
+    assert _options("plan") == sorted([*common, *shape, *ranks, *proofs, "--out", "--threads"])
     assert _options("compare") == sorted([*common, *shape, "--candidates", "--noise", "--packing", "--rounds"])
 
 

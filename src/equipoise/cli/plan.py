@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from time import perf_counter
 from typing import Annotated
 
@@ -10,15 +11,18 @@ import typer
 
 from equipoise import metrics
 from equipoise.cli import options
-from equipoise.cli.output import out, percent, print_json, table, working
+from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
 from equipoise.cli.selecting import read_part
-from equipoise.cli.shaping import make_cluster
+from equipoise.cli.shaping import make_cluster, numbers
 from equipoise.constraints import Constraints
 from equipoise.files.placements import check_ending
 from equipoise.placement import ABSENT, Placement
+from equipoise.planning.exact import check_solver
 from equipoise.planning.planner import Plan
 from equipoise.planning.planner import plan as make_plan
 from equipoise.planning.problem import make_problem
+from equipoise.planning.proving import WORST, LayerProof
+from equipoise.planning.proving import prove as prove_plan
 from equipoise.planning.warming import warm_up
 from equipoise.trace import LoadTrace
 
@@ -43,12 +47,22 @@ def plan(
     out_file: Annotated[
         str | None, typer.Option("--out", metavar="FILE", help="Write the placement, .json or .npz by its name.")
     ] = None,
+    prove: Annotated[
+        bool,
+        typer.Option("--prove", help="Prove or improve layers with an exact solver (extra exact); may not repeat."),
+    ] = False,
+    prove_layers: Annotated[
+        str, typer.Option(metavar="L,...", help="Positions of the layers to prove. Default: the three with the largest gap.")
+    ] = "",
+    prove_seconds: Annotated[float, typer.Option(metavar="S", help="Time for each layer that is proven.")] = 30.0,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Plan how many replicas each expert gets and which rank holds each."""
     if out_file is not None:
         check_ending(out_file)
+    if prove:
+        check_solver()
     trace, part = read_part(load, window, last, quiet=quiet or json)
     if window is not None:
         trace, part = trace.last(1), f"the last of {part}"
@@ -69,7 +83,14 @@ def plan(
         num_threads=threads,
     )
     seconds = perf_counter() - start
+    proofs: tuple[LayerProof, ...] = ()
+    if prove:
+        chosen = [int(layer) for layer in numbers("--prove-layers", prove_layers)] or None
+        total = len(chosen) if chosen else min(WORST, trace.num_layers)
+        with progress_bar("proving", total, quiet=quiet or json) as advance:
+            result, proofs = prove_plan(result, trace, layers=chosen, seconds=prove_seconds, progress=advance)
     summary = _summary(trace, result, seconds)
+    summary["proofs"] = [asdict(proof) for proof in proofs]
     if out_file is not None:
         known = {key: summary[key] for key in ("balancedness", "bound", "gap", "locality")}
         result.placement.write(out_file, layer_ids=list(trace.layer_ids), plan=known)
@@ -78,6 +99,7 @@ def plan(
         print_json(summary)
     elif not quiet:
         _show(part, result, summary, _in_id_order(result).worst_layer(trace))
+        _show_proofs(proofs)
 
 
 def _in_id_order(result: Plan) -> Placement:
@@ -111,6 +133,7 @@ def _summary(trace: LoadTrace, result: Plan, seconds: float) -> dict[str, object
         "groups": result.num_groups,
         "locality": result.locality,
         "effort": result.effort,
+        "is_reproducible": result.is_reproducible,
         "home_share": float(result.home_share.min()),
         "strict_balancedness": result.strict_balancedness,
         "per_layer": {
@@ -151,6 +174,26 @@ def _show(part: str, result: Plan, summary: dict[str, object], worst_before: flo
     out.print(f"within {slack:.3f} % of the proven limit; planned in {1e3 * _number(summary, 'seconds'):.1f} ms")
     if "out" in summary:
         out.print(f"placement written to {summary['out']}", soft_wrap=True)
+
+
+def _show_proofs(proofs: tuple[LayerProof, ...]) -> None:
+    if not proofs:
+        return
+    table(
+        "Proofs by an exact solver, stopped by the clock: another run may find more or less",
+        ["layer", "gap before", "gap now", "bound rose by", "rank load fell by", ""],
+        [
+            [
+                str(proof.layer),
+                percent(proof.largest_before / proof.bound_before - 1.0),
+                percent(proof.gap),
+                percent(proof.bound / proof.bound_before - 1.0),
+                percent(1.0 - proof.largest / proof.largest_before),
+                "optimal" if proof.is_optimal else "open",
+            ]
+            for proof in proofs
+        ],
+    )
 
 
 def _number(summary: dict[str, object], key: str) -> float:

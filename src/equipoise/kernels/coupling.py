@@ -57,8 +57,11 @@ def make_couples(num_experts: int, num_chains: int) -> Couples:
 def couple_counts(counts: Counts, bar: float, work: int, num_chains: int, couples: Couples) -> int:
     """Lower the largest pair by handing replicas over, a step or a chain of steps at a time; returns the work left.
 
+    Steps give a replica to an expert of the largest pair. Where none helps, at most ``num_chains`` chains are tried whose first
+    step makes it worse, and then, if chains are allowed at all, steps to any other expert.
+
     ``counts.load`` falls; ``counts.count`` and ``counts.share`` are changed in place. Stops at ``bar``, when nothing helps, or
-    when ``work`` (pairings looked at) is used up. At most ``num_chains`` chains are tried at a time. A pairing is O(experts).
+    when ``work`` (pairings looked at) is used up. A pairing is O(experts).
     """
     order = couples.order
     sort_by_share(counts.share, order)
@@ -67,13 +70,18 @@ def couple_counts(counts: Counts, bar: float, work: int, num_chains: int, couple
         best = clearly_below(largest)
         found, spent = _find_steps(counts, couples, a, b, best, couples.next)
         work -= spent
-        if found:
-            _step(counts, order, couples.next.step[0, 0], couples.next.step[0, 1])
-        else:
+        if not found and num_chains > 0:
             helped, spent = _try_chains(counts, couples, a, b, best, num_chains)
             work -= spent
             if not helped:
-                break
+                found, spent = _find_any_step(counts, couples, best)
+                work -= spent
+        else:
+            helped = False
+        if found:
+            _step(counts, order, couples.next.step[0, 0], couples.next.step[0, 1])
+        elif not helped:
+            break
         largest, a, b = largest_pair(counts.share, counts.count, order, np.inf)
     return work
 
@@ -118,24 +126,46 @@ def _find_steps(counts: Counts, couples: Couples, a: int, b: int, bar: float, st
 
     Receivers are a and b, the experts of the largest pair.
     """
+    found, looked = _find_donors(counts, couples, a, bar, steps, 0)
+    if a != b:
+        if found == steps.ends.shape[0]:
+            bar = steps.ends[found - 1]
+        found, more = _find_donors(counts, couples, b, bar, steps, found)
+        looked += more
+    return found, looked
+
+
+@kernel
+def _find_any_step(counts: Counts, couples: Couples, bar: float) -> tuple[int, int]:
+    """Find the step that ends lowest, below ``bar``, whoever receives: others shift who is paired with whom."""
     found, looked = 0, 0
+    for receiver in range(counts.share.shape[0]):
+        found, more = _find_donors(counts, couples, receiver, bar, couples.next, found)
+        looked += more
+        if found:
+            bar = couples.next.ends[0]
+    return found, looked
+
+
+@kernel
+def _find_donors(counts: Counts, couples: Couples, receiver: int, bar: float, steps: Steps, found: int) -> tuple[int, int]:
+    """Add the steps to one receiver that end lowest, below ``bar``; returns how many are listed, and the pairings looked at."""
+    looked = 0
     share, count = counts.share, counts.count
-    for side in range(2 if a != b else 1):
-        receiver = a if side == 0 else b
-        if not may_grow(counts, receiver):
+    if not may_grow(counts, receiver):
+        return found, looked
+    for donor in range(share.shape[0]):
+        if donor == receiver or count[donor] == 1 or share_with(counts, donor, count[donor] - 1) >= bar:
             continue
-        for donor in range(share.shape[0]):
-            if donor == receiver or count[donor] == 1 or share_with(counts, donor, count[donor] - 1) >= bar:
-                continue
-            copy_to(couples.order, couples.trial)
-            _step(counts, couples.trial, receiver, donor)
-            ends, _, _ = largest_pair(share, count, couples.trial, bar)
-            _take_back(counts, receiver, donor)
-            looked += 1
-            if ends < bar:
-                found = _note(steps, found, receiver, donor, ends)
-                if found == steps.ends.shape[0]:
-                    bar = steps.ends[found - 1]
+        copy_to(couples.order, couples.trial)
+        _step(counts, couples.trial, receiver, donor)
+        ends, _, _ = largest_pair(share, count, couples.trial, bar)
+        _take_back(counts, receiver, donor)
+        looked += 1
+        if ends < bar:
+            found = _note(steps, found, receiver, donor, ends)
+            if found == steps.ends.shape[0]:
+                bar = steps.ends[found - 1]
     return found, looked
 
 
@@ -143,8 +173,6 @@ def _find_steps(counts: Counts, couples: Couples, a: int, b: int, bar: float, st
 def _try_chains(counts: Counts, couples: Couples, a: int, b: int, best: float, num_chains: int) -> tuple[bool, int]:
     """From each of the least bad steps go on with the best; keep the first chain that ends below ``best``."""
     starts = couples.starts
-    if num_chains == 0:
-        return False, 0
     num_starts, work = _find_steps(counts, couples, a, b, np.inf, starts)
     before = counts.count.copy()
     copy_to(couples.order, couples.before)

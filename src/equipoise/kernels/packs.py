@@ -15,6 +15,12 @@ from equipoise.kernels.compiling import kernel, part
 from equipoise.kernels.sorting import sort_descending
 from equipoise.kernels.types import Flags, Floats, Ints
 
+ENOUGH = 64
+"""Packs compared for one exchange, at most, if one of them helps."""
+
+MOST = 512
+"""Packs compared for one exchange, at most: the fastest of them."""
+
 _ROUNDING = 1e-13
 
 
@@ -132,7 +138,8 @@ def find_exchange(packs: Packs) -> tuple[int, int, int, int]:
 
     The fastest partner goes first. Two packs cannot end below the time they take when level; once that of equally fast packs
     cannot beat the best exchange found, neither can that of the slower ones that follow. And once both packs end below the
-    second slowest, a better exchange would not lower the slowest pack further: the first such is taken.
+    second slowest, a better exchange would not lower the slowest pack further: the first such is taken. Nor is more
+    looked for once ENOUGH packs have been compared and one of them helps, or MOST have.
     """
     num_packs = packs.load.shape[0]
     heavy = packs.ranking[0]
@@ -150,8 +157,10 @@ def find_exchange(packs: Packs) -> tuple[int, int, int, int]:
         found, i, j = best_exchange(packs, heavy, other, level, best)
         if i >= 0:
             best, best_other, best_i, best_j = found, other, i, j
-            if best <= packs.time[packs.ranking[1]]:
-                break
+        if best_other >= 0 and (compared >= ENOUGH or best <= packs.time[packs.ranking[1]]):
+            break
+        if compared == MOST:
+            break
     return best_i, best_other, best_j, compared
 
 

@@ -21,7 +21,8 @@ class Handovers(NamedTuple):
     """The most promising hand-overs found, best first: ``step`` [most, 3] holds a pack, a donor and a receiver.
 
     The slot of the donor on the pack goes to the receiver; ``ends`` [most] is the slowest time among the packs this touches,
-    before anything is exchanged. ``log`` [exchanges, 4] records exchanges to be undone.
+    before anything is exchanged, or a little more where donor and receiver meet on another pack. ``log`` [exchanges, 4]
+    records exchanges to be undone.
     """
 
     step: Ints
@@ -47,16 +48,17 @@ def recount_row(counts: Counts, packs: Packs, bar: float, work: int, trials: tup
     hand-overs tried a step and the exchanges after each.
     """
     locate(counts, packs)
+    listing, weighing = _work_of_listing(counts, packs), 1 + packs.load.shape[0] // 128
     while slowest(packs) > bar and work > 0:
         best = clearly_below(slowest(packs))
         found = _find_handovers(counts, packs, best, handovers)
-        work -= counts.load.shape[0] // 16 + 1
+        work -= listing
         helped = False
         for x in range(min(found, trials[0])):
             pack, donor, receiver = handovers.step[x, 0], handovers.step[x, 1], handovers.step[x, 2]
             give_slot(counts, packs, pack, donor, receiver)
             done, compared = _exchange_and_log(counts, packs, handovers.log[: trials[1]])
-            work -= compared + done + 1
+            work -= compared + done + weighing * (counts.count[donor] + counts.count[receiver])
             if slowest(packs) < best:
                 work -= _exchange_until_none_helps(counts, packs)
                 helped = True
@@ -68,6 +70,14 @@ def recount_row(counts: Counts, packs: Packs, bar: float, work: int, trials: tup
         if not helped:
             break
     return work
+
+
+@kernel
+def _work_of_listing(counts: Counts, packs: Packs) -> int:
+    """Return what listing hand-overs costs, in packs compared: a replica is held against siblings and a pack's items."""
+    num_slots = int(packs.room.sum())
+    siblings = num_slots // counts.load.shape[0]
+    return int(num_slots * (siblings + packs.item.shape[1]) // 64 + 1)
 
 
 @kernel

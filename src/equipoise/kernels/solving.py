@@ -87,10 +87,10 @@ def plan_rows(
     packs = make_packs(room, speed, num_experts)
     dealing = make_dealing(num_packs, num_experts)
     replicas = _make_replicas(num_slots, num_experts, packs)
-    last = _budget(budgets, budgets.shape[0] - 1)
-    couples = make_couples(num_experts, last.chains)
-    handovers = make_handovers(last.handovers, last.mending)
-    pairs = make_pairs(room.max() if last.doubles > 0 else 1)
+    most = _largest_budget(budgets)
+    couples = make_couples(num_experts, most.chains)
+    handovers = make_handovers(most.handovers, most.mending)
+    pairs = make_pairs(room.max() if most.doubles > 0 else 1)
     is_uniform = room.min() == room.max() and packs.is_even
     stage_of_all_ways = _stage_of_all_ways(counts, num_slots, room, budgets) if is_uniform else -1
     limits = _limits(room)
@@ -128,6 +128,16 @@ def _budget(budgets: Floats, stage: int) -> Budget:
     return Budget(
         int(row[0]), row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5]), int(row[6]), int(row[7]), row[8], int(row[9])
     )
+
+
+@kernel
+def _largest_budget(budgets: Floats) -> Budget:
+    """Return the largest of each number over all stages."""
+    most = budgets[:1].copy()
+    for stage in range(budgets.shape[0]):
+        for field in range(budgets.shape[1]):
+            most[0, field] = max(most[0, field], budgets[stage, field])
+    return _budget(most, 0)
 
 
 @kernel

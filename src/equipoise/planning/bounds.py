@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from equipoise.kernels.bounding import heavy_replica_bound, paired_replica_bound
+from equipoise.kernels.sorting import sort_rows_descending
 from equipoise.kernels.types import Floats
+from equipoise.planning.efforts import Stage
 from equipoise.planning.locality import Pairing
 from equipoise.planning.problem import Problem
 from equipoise.planning.replicas import greedy_replicas
 
 _ROUNDING = 1e-9
+
+_FEW_SLOTS = 4
+_OPEN = 1e-4
 
 
 def lower_bound(problem: Problem, pairing: Pairing | None) -> Floats:
@@ -32,6 +40,28 @@ def lower_bound(problem: Problem, pairing: Pairing | None) -> Floats:
     if pairing is not None and pairing.is_exact:
         bounds.append(problem.cost.per_token * pairing.level)
     best: Floats = np.maximum.reduce(bounds)
+    return best
+
+
+def sharpened(problem: Problem, bound: Floats, largest: Floats, stages: Sequence[Stage]) -> Floats:
+    """Return a bound at least as high where ranks have few slots and a layer's gap is still open.
+
+    A heavy replica stands beside k - 1 others, and with two slots a rank each needs a partner light enough; see
+    :mod:`equipoise.kernels.bounding`. For equally fast ranks without a locality rule.
+    """
+    rounds = max(stage.sharpening for stage in stages)
+    domain, scale = problem.everything, problem.cost.per_token / problem.everything.speed[0]
+    is_open = np.flatnonzero(largest > bound * (1.0 + _OPEN))
+    if rounds < 0 or is_open.size == 0 or domain.room.min() > _FEW_SLOTS or np.unique(domain.speed).size > 1:
+        return bound
+    load, _ = sort_rows_descending(problem.load[is_open])
+    known, upper = bound[is_open] / scale, largest[is_open] / scale
+    num_slots, num_ranks = domain.slots.size, domain.ranks.size
+    known = heavy_replica_bound(load, num_slots, num_ranks, int(domain.room.min()), known, upper)
+    if rounds > 0 and (domain.room == 2).all():
+        known = paired_replica_bound(load, num_slots, num_ranks, known, upper, rounds, _OPEN)
+    best = bound.copy()
+    best[is_open] = np.maximum(best[is_open], known * scale)
     return best
 
 

@@ -41,6 +41,8 @@ class Stage:
         A row within this share of its bound is left without exchanging two replicas for two.
     doubles : int
         Exchanges of two replicas for two, at most.
+    sharpening : int
+        Where ranks have few slots, whether the bound is sharpened (0), and in how many rounds where all have two.
     """
 
     exchanges: int = UNTIL_NONE_HELPS
@@ -53,20 +55,22 @@ class Stage:
     comparisons: int = 0
     tolerance: float = 3e-4
     doubles: int = 0
+    sharpening: int = -1
 
 
 _QUICK = Stage(exchanges=12)
-_JOINT = Stage(ways=10_000, pairings=10_000, handovers=32, mending=16, comparisons=5_000, doubles=16)
+_JOINT = Stage(ways=10_000, pairings=10_000, handovers=32, mending=16, comparisons=5_000, doubles=16, sharpening=0)
 _LONG = Stage(
     slack=1e-4,
     ways=100_000,
-    pairings=20_000,
-    chains=64,
+    pairings=8_000,
+    chains=32,
     handovers=256,
     mending=16,
     comparisons=15_000,
     tolerance=1e-6,
     doubles=1_000,
+    sharpening=100,
 )
 
 EFFORTS: dict[str, tuple[Stage, ...]] = {

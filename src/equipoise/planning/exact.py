@@ -175,7 +175,7 @@ def prove_layer(
     MissingExtraError
         Without ortools.
     """
-    _load_cp_model()
+    check_solver()
     node, group = np.zeros(len(slot_counts), np.int64), np.zeros(len(load), np.int64)
     if node_of_rank is not None and group_of_expert is not None:
         node, group = np.unique(node_of_rank, return_inverse=True)[1], np.unique(group_of_expert, return_inverse=True)[1]
@@ -514,6 +514,17 @@ def _solver(clock: _Clock) -> cp_model.CpSolver:
     solver.parameters.num_workers = clock.num_workers
     solver.parameters.random_seed = 0
     return solver
+
+
+def check_solver() -> None:
+    """Refuse to go on without ortools.
+
+    Raises
+    ------
+    MissingExtraError
+        With the line that installs it.
+    """
+    _load_cp_model()
 
 
 def _load_cp_model() -> Any:

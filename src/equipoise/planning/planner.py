@@ -17,7 +17,7 @@ from equipoise.costs import TOKENS, RankCost
 from equipoise.errors import ArgumentError, NotSupportedError
 from equipoise.kernels.types import Floats, Ints
 from equipoise.placement import Placement
-from equipoise.planning.bounds import gap, lower_bound, without_rounding
+from equipoise.planning.bounds import gap, lower_bound, sharpened, without_rounding
 from equipoise.planning.composition import solve
 from equipoise.planning.efforts import EFFORTS, Stage
 from equipoise.planning.locality import Pairing, pair_groups, pair_groups_as_published, rows_by_load
@@ -51,6 +51,8 @@ class Plan:
         What strict locality would have reached, to see what the dial is worth; nan where it was not tried or cannot be planned.
     locality, num_groups, effort, seed, cost
         As given to :func:`plan`.
+    is_reproducible : bool
+        False where an exact solver, stopped by the clock, had a part in it.
     """
 
     placement: Placement
@@ -67,6 +69,7 @@ class Plan:
     effort: str
     seed: int
     cost: RankCost
+    is_reproducible: bool = True
 
     @property
     def worst_layer(self) -> float:
@@ -203,7 +206,7 @@ def _plan_layers(problem: Problem, stages: tuple[Stage, ...], home_share: float)
     if pairing is None:
         floor = np.zeros(problem.num_layers)
         slots, largest, bound = solve(problem, rows_by_load(problem, None), stages, floor)
-        bound = problem.ideal if problem.cost.per_active else bound
+        bound = problem.ideal if problem.cost.per_active else sharpened(problem, bound, largest, stages)
         everything = np.ones(problem.num_layers)
         return _Layers(slots, largest, bound, everything, np.full_like(everything, np.nan))
     home = pairing.node_of_expert(problem.num_experts)

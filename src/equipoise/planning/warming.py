@@ -19,6 +19,7 @@ def warm_up(*, everything: bool = True) -> None:
     load = np.arange(1.0, 33.0).reshape(2, 16)
     plan(load, Cluster(num_ranks=4, slots_per_rank=5))
     plan(load, Cluster(num_ranks=4, slots_per_rank=5, num_nodes=2), num_groups=4, locality="strict")
+    plan(load[:, :7], Cluster(num_ranks=4, slots_per_rank=2), effort="best")
     if everything:
         unequal = Cluster(num_ranks=4, slots_per_rank=5, num_nodes=2, rank_speeds=[1, 1, 2, 2])
         plan(load, unequal, num_groups=4, locality="soft", constraints=Constraints(home_share=0.9))
