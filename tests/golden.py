@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 import equipoise.kernels
-from equipoise import Cluster, LoadTrace, balanced_packing, plan, rebalance_experts
+from equipoise import Cluster, Constraints, LoadTrace, RankCost, balanced_packing, plan, rebalance_experts
 
 FILE = Path(__file__).with_name("golden.json")
 FUSED = re.compile(r"\bv?fn?m(?:add|sub|la|ls)\w*", re.IGNORECASE)
@@ -41,6 +41,17 @@ def hashes() -> dict[str, str]:
         "large none": plan(large, Cluster(32, 9)).placement.expert_of_slot,
         "large strict": plan(large, Cluster(32, 9, 4), **strict).placement.expert_of_slot,
         "large shares": plan(large / 7.0, Cluster(16, 20)).placement.expert_of_slot,
+        "fast": plan(large, Cluster(32, 9), effort="fast").placement.expert_of_slot,
+        "best": plan(small, Cluster(16, 5), effort="best").placement.expert_of_slot,
+        "two slots, default": plan(small, Cluster(36, 2)).placement.expert_of_slot,
+        "two slots, best": plan(small, Cluster(36, 2), effort="best").placement.expert_of_slot,
+        "toy": plan([[600, 560, 120, 120, 20, 10, 10, 10]], Cluster(8, 2)).placement.expert_of_slot,
+        "unequal": plan(small, Cluster(8, (9, 10) * 4, rank_speeds=[1, 2] * 4)).placement.expert_of_slot,
+        "down": plan(small, Cluster(8, 10, alive=[True] * 7 + [False])).placement.expert_of_slot,
+        "soft": plan(
+            small, Cluster(8, 9, 4), num_groups=8, locality="soft", constraints=Constraints(home_share=0.95)
+        ).placement.expert_of_slot,
+        "active": plan(small // 4000, Cluster(8, 9), cost=RankCost(per_active=2.0)).placement.expert_of_slot,
         "zero": plan(np.zeros((2, 16)), Cluster(4, 6)).placement.expert_of_slot,
         "drop-in": rebalance_experts(large, 288, 8, 4, 32)[0],
     }

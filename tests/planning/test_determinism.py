@@ -26,7 +26,9 @@ def test_golden_hashes():
 @pytest.mark.parametrize("threads", [2, 3, 64])
 def test_threads_change_nothing(skewed, threads):
     """Any number of threads, more than layers too, gives the same bytes and figures."""
-    for cluster, options in ((Cluster(8, 9), {}), (Cluster(8, 9, 4), {"num_groups": 8, "locality": "strict"})):
+    strict = {"num_groups": 8, "locality": "strict"}
+    two = Cluster(40, 2), {"effort": "best"}
+    for cluster, options in ((Cluster(8, 9), {}), (Cluster(8, 9, 4), strict), (Cluster(8, 9), {"effort": "fast"}), two):
         one = plan(skewed, cluster, **options)
         many = plan(skewed, cluster, num_threads=threads, **options)
         assert one.placement.expert_of_slot.tobytes() == many.placement.expert_of_slot.tobytes()

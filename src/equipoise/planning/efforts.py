@@ -63,14 +63,14 @@ _JOINT = Stage(ways=10_000, pairings=10_000, handovers=32, mending=16, compariso
 _LONG = Stage(
     slack=1e-4,
     ways=100_000,
-    pairings=8_000,
+    pairings=4_000,
     chains=32,
     handovers=256,
     mending=16,
     comparisons=15_000,
     tolerance=1e-6,
     doubles=1_000,
-    sharpening=100,
+    sharpening=20,
 )
 
 EFFORTS: dict[str, tuple[Stage, ...]] = {
