@@ -45,7 +45,7 @@ def test_importing_is_light():
 
 @pytest.mark.compiled
 def test_cold_start_without_any_writable_folder(tmp_path):
-    """With read-only packages and no home, import and plan work, uncached, with one warning.
+    """With read-only packages and no home, import and packing work, uncached, with one warning.
 
     A file in the place of every __pycache__ folder keeps even the superuser from caching there.
     """
@@ -56,7 +56,7 @@ def test_cold_start_without_any_writable_folder(tmp_path):
     nowhere = str(tmp_path / "site" / "equipoise" / "__init__.py" / "home")
     program = (
         "import equipoise; assert equipoise.__file__.startswith('" + str(tmp_path) + "');"
-        "print(equipoise.plan([[90, 30, 20, 20, 10, 10]], equipoise.Cluster(4, 2)).balancedness)"
+        "print(equipoise.balanced_packing([[9, 8, 5, 4, 3, 1]], 2)[0].tolist())"
     )
     done = _python(
         ["-P", "-c", program],
@@ -66,7 +66,7 @@ def test_cold_start_without_any_writable_folder(tmp_path):
         PYTHONDONTWRITEBYTECODE="1",
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "0.9\n"
+    assert done.stdout == "[[1, 0, 1, 0, 0, 1]]\n"
     assert done.stderr.count("UncachedKernelsWarning") == 1
     assert "set NUMBA_CACHE_DIR" in done.stderr
 

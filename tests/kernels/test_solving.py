@@ -166,8 +166,8 @@ def test_rows_are_planned_each_for_itself(experts, room, speed):
     ("part", "shape"),
     [
         ({"ways": 0}, (6, [3] * 4, [1.0] * 4)),
-        ({"pairings": 0}, SHAPES[0]),  # all ways to count
-        ({"pairings": 0}, (24, [2] * 16, [1.0] * 16)),  # steps
+        ({"paired": 0}, SHAPES[0]),  # all ways to count
+        ({"paired": 0}, (24, [2] * 16, [1.0] * 16)),  # steps
         ({"handovers": 0, "comparisons": 0}, SHAPES[3]),
         ({"handovers": 0, "comparisons": 0}, SHAPES[5]),
         ({"doubles": 0}, (24, [4] * 6, [1.0] * 6)),

@@ -45,25 +45,45 @@ def test_layers_are_planned_by_content_not_by_place(skewed):
     assert np.array_equal(calls[1], calls[0][order])
 
 
-def _in_another_process(tmp_path, **environment):
-    """Run the golden plans in a process of its own, with a compile cache of its own where the compiler's target changes."""
-    command = [sys.executable, "-W", "error", str(Path(golden.__file__))]
-    env = {**os.environ, "PYTHONHASHSEED": "random", **environment}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=300)
-    return json.loads(done.stdout)
+class Process:
+    """The golden plans in a process of its own, started at once and waited for when asked."""
+
+    def __init__(self, folder, *arguments, **environment):
+        command = [sys.executable, "-W", "error", str(Path(golden.__file__)), *arguments]
+        env = {**os.environ, "PYTHONHASHSEED": "random", **environment}
+        self.running = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, cwd=folder)
+
+    def answer(self):
+        """Wait, and return what it printed."""
+        out, _ = self.running.communicate(timeout=300)
+        assert self.running.returncode == 0
+        return json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def cold(tmp_path_factory):
+    """Two processes that compile everything anew, for a CPU without vector units and for this one, side by side."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("generic", "assembly")]
+    generic = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(folders[0])}
+    started = {
+        "generic": Process(folders[0], **generic),
+        "assembly": Process(folders[1], "--assembly", NUMBA_CACHE_DIR=str(folders[1])),
+    }
+    yield started
+    for process in started.values():
+        process.running.kill()
 
 
 @pytest.mark.compiled
 def test_another_process_gives_the_same(tmp_path):
     """Nothing depends on the process."""
-    assert _in_another_process(tmp_path) == EXPECTED
+    assert Process(tmp_path).answer() == EXPECTED
 
 
 @pytest.mark.compiled
-def test_a_generic_cpu_gives_the_same(tmp_path):
+def test_a_generic_cpu_gives_the_same(cold):
     """Kernels compiled without this CPU's vector units and fused multiply-add give the same plans."""
-    cache = str(tmp_path / "cache")
-    assert _in_another_process(tmp_path, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=cache) == EXPECTED
+    assert cold["generic"].answer() == EXPECTED
 
 
 @pytest.mark.compiled
@@ -74,17 +94,13 @@ def test_numpy_without_vector_units_gives_the_same(tmp_path):
     present = [name for name in __cpu_dispatch__ if __cpu_features__.get(name)]
     if not present:
         pytest.skip("this numpy dispatches on no feature of this CPU")
-    assert _in_another_process(tmp_path, NPY_DISABLE_CPU_FEATURES=" ".join(present)) == EXPECTED
+    assert Process(tmp_path, NPY_DISABLE_CPU_FEATURES=" ".join(present)).answer() == EXPECTED
 
 
 @pytest.mark.compiled
-def test_no_fused_multiply_add_is_compiled(tmp_path):
+def test_no_fused_multiply_add_is_compiled(cold):
     """Fused operations round once instead of twice: results would differ from machine to machine."""
-    cache = str(tmp_path / "cache")
-    command = [sys.executable, str(Path(golden.__file__)), "--assembly"]
-    env = {**os.environ, "NUMBA_CACHE_DIR": cache}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=300)
-    fused = json.loads(done.stdout)
+    fused = cold["assembly"].answer()
     assert fused["kernels"] > 10
     assert fused["instructions"] > 1000
     assert fused["fused"] == []

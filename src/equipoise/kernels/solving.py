@@ -28,8 +28,8 @@ class Budget(NamedTuple):
     """How much one stage tries on a row; all but the two shares are counts of work, none is a time.
 
     ``exchanges`` at most (-1: until none helps); a row within ``slack`` of its bound is then done with the stage. ``ways``:
-    replicas packed while all ways to count are tried, where that suffices for all; ``pairings`` looked at and ``chains``
-    started where packs have two places; ``handovers`` tried a step, ``mending`` exchanges after each, and
+    replicas packed while all ways to count are tried, where that suffices for all; ``paired``: experts looked at in pairings,
+    and ``chains`` started, where packs have two places; ``handovers`` tried a step, ``mending`` exchanges after each, and
     ``comparisons`` of packs in all, while slots are handed over. A row within ``tolerance`` of its bound is then left; else
     at most ``doubles`` exchanges of two items for two are made.
     """
@@ -37,7 +37,7 @@ class Budget(NamedTuple):
     exchanges: int
     slack: float
     ways: int
-    pairings: int
+    paired: int
     chains: int
     handovers: int
     mending: int
@@ -108,10 +108,10 @@ def plan_rows(
             bar = certain * (1.0 + budget.slack)
             if slowest(packs) > bar and stage == stage_of_all_ways:
                 _try_all(counts, packs, dealing, replicas, bar)
-            elif slowest(packs) > bar and is_uniform and room[0] == 2 and budget.pairings > 0:
+            elif slowest(packs) > bar and is_uniform and room[0] == 2 and budget.paired > 0:
                 _save(counts, packs, replicas)
                 so_far = slowest(packs)
-                couple_counts(counts, bar * speed[0], budget.pairings, budget.chains, couples)
+                couple_counts(counts, bar * speed[0], budget.paired // num_experts, budget.chains, couples)
                 _repack(counts, packs, dealing, replicas, so_far)
             if slowest(packs) > bar and budget.comparisons > 0:
                 recount_row(counts, packs, bar, budget.comparisons, (budget.handovers, budget.mending), handovers)
@@ -176,7 +176,7 @@ def _stage_of_all_ways(counts: Counts, num_slots: int, room: Ints, budgets: Floa
     num_experts, most = counts.where.shape
     for stage in range(budgets.shape[0]):
         budget = _budget(budgets, stage)
-        ways = budget.pairings if room[0] == 2 else budget.ways // num_slots
+        ways = budget.paired // num_experts if room[0] == 2 else budget.ways // num_slots
         if ways > 0 and has_few_ways(num_experts, num_slots, most, ways):
             return stage
     return -1

@@ -27,8 +27,8 @@ class Stage:
         A row within this share of its bound is done with the stage.
     ways : int
         Replicas packed while all ways to count are tried; used where that suffices for all ways.
-    pairings : int
-        Counts looked at where every rank has two slots and the best packing of given counts is known.
+    paired : int
+        Experts looked at in pairings, where every rank has two slots and the best packing of given counts is known.
     chains : int
         There, chains of steps started where no step helps.
     handovers : int
@@ -48,7 +48,7 @@ class Stage:
     exchanges: int = UNTIL_NONE_HELPS
     slack: float = 1e-3
     ways: int = 0
-    pairings: int = 0
+    paired: int = 0
     chains: int = 0
     handovers: int = 0
     mending: int = 0
@@ -59,11 +59,11 @@ class Stage:
 
 
 _QUICK = Stage(exchanges=12)
-_JOINT = Stage(ways=10_000, pairings=10_000, handovers=32, mending=16, comparisons=5_000, doubles=16, sharpening=0)
+_JOINT = Stage(ways=10_000, paired=100_000, chains=8, handovers=32, mending=16, comparisons=5_000, doubles=16, sharpening=0)
 _LONG = Stage(
     slack=1e-4,
     ways=100_000,
-    pairings=4_000,
+    paired=700_000,
     chains=32,
     handovers=256,
     mending=16,
