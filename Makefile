@@ -6,7 +6,7 @@ LOCK := requirements.lock
 DEMO_LOAD := src/equipoise/data/gpt-oss-20b-decode.npz
 DEMO_OUT := build/placement.json
 
-.PHONY: demo test check bench bench-peers test-python test-oldest clean
+.PHONY: demo test check bench bench-peers bench-proofs test-python test-oldest clean
 
 demo: $(VENV)/.ready ## the main job on the load that ships
 	@mkdir -p $(dir $(DEMO_OUT))
@@ -28,6 +28,9 @@ bench: $(VENV)/.ready-dev ## speed and balance from the same calls, on the recor
 
 bench-peers: $(VENV)/.ready-dev ## the same loads planned by the peers' own wheels as well; ARGS=--quick for a smoke run
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-proofs: $(VENV)/.ready-dev ## plans and bounds beside an exact solver's, on five real layers a shape
+	$(BIN)/python benchmarks/proofs.py
 
 test-python: ## the suite on another Python, without torch: make test-python PYTHON=python3.13
 	@mkdir -p build

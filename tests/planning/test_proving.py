@@ -83,6 +83,20 @@ def test_without_the_extra_the_install_line_is_given(run, monkeypatch):
 
 
 @pytest.mark.compiled
+@pytest.mark.parametrize(("ranks", "slots"), [(32, 2), (16, 3), (4, 9)])
+def test_bounds_hold_against_cp_sat_on_real_layers(ranks, slots):
+    """On layers 0, 5, 10, 15 and 20 of the load that ships: our bound <= what the solver reaches <= plan."""
+    load = EXAMPLE.load[0][[0, 5, 10, 15, 20]]
+    result = plan(load, Cluster(ranks, slots), effort="best")
+    proven, proofs = prove(result, load, layers=range(5), seconds=1, num_workers=2)
+    proven.placement.validate()
+    for proof in proofs:
+        assert proof.bound_before <= proof.bound * (1 + 1e-12)
+        assert proof.bound_before <= proof.largest * (1 + 1e-12)
+        assert proof.largest <= proof.largest_before
+
+
+@pytest.mark.compiled
 def test_from_the_command_line(run):
     """`plan --prove` says of each layer whether it is optimal, in its table and in JSON, and that it may not repeat."""
     command = ("plan", "src/equipoise/data/gpt-oss-20b-decode.npz", "--ranks", 4, "--slots", 36, "--prove")
