@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,20 +83,21 @@ def main() -> None:
         load = shape.load()
         cluster = Cluster(shape.ranks, shape.slots // shape.ranks)
         usual, long = plan(load, cluster), plan(load, cluster, effort="best")
-        _, proofs = prove(long, load, layers=range(len(load)), seconds=SECONDS)
-        for proof in proofs:
-            wrong += proof.bound_before > proof.largest * (1 + 1e-9)
-            table.add_row(shape.name, str(proof.layer), *figures(proof, usual.largest, long.ideal))
+        _, proofs = prove(replace(long, bound=long.ideal), load, layers=range(len(load)), seconds=SECONDS)
+        for proof, ours in zip(proofs, long.bound, strict=True):
+            wrong += ours > proof.largest * (1 + 1e-9) or (proof.is_optimal and ours > proof.bound * (1 + 1e-7))
+            table.add_row(shape.name, str(proof.layer), *figures(proof, usual.largest, ours, long.ideal))
         table.add_section()
     Console(width=128).print(table)
     sys.exit(wrong > 0)
 
 
-def figures(proof: LayerProof, usual: np.ndarray, ideal: np.ndarray) -> list[str]:
-    """Return a row's cells."""
-    values = (usual[proof.layer], proof.largest_before, proof.bound_before, proof.largest, proof.bound)
+def figures(proof: LayerProof, usual: np.ndarray, ours: float, ideal: np.ndarray) -> list[str]:
+    """Return a row's cells; the solver is told the ideal only, so that its bound stands beside ours."""
+    values = (usual[proof.layer], proof.largest_before, ours, proof.largest, proof.bound)
     ratios = [f"{value / ideal[proof.layer]:.4f}" for value in values]
-    return [*ratios, f"{100 * (proof.largest_before / proof.bound - 1):.2f} %", "optimal" if proof.is_optimal else ""]
+    gap = proof.largest_before / max(proof.bound, ours) - 1
+    return [*ratios, f"{100 * gap:.2f} %", "optimal" if proof.is_optimal else ""]
 
 
 if __name__ == "__main__":

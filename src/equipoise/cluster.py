@@ -118,12 +118,12 @@ class Cluster:
 
     def _checked_speeds(self) -> tuple[float, ...]:
         given = self.rank_speeds if np.size(self.rank_speeds) else (1.0,) * self.num_ranks
-        speeds = self._one_a_rank("rank_speeds", given, np.number)
+        speeds = self._one_a_rank("rank_speeds", given, (np.integer, np.floating))
         for rank, speed in enumerate(speeds):
-            if not (np.isfinite(speed) and speed > 0):
+            if not (np.isfinite(speed) and speed > 0 and 1e-100 <= speed <= 1e100):
                 raise ArgumentError(
                     f"rank_speeds[{rank}] is {speed}",
-                    "a speed must be finite and > 0",
+                    "a speed must be finite and > 0, and lie in [1e-100, 1e100]",
                     "mark a rank that is down in alive instead",
                 )
         return tuple(float(speed) for speed in speeds)

@@ -11,7 +11,7 @@ from equipoise.errors import ArgumentError
 
 @dataclass(frozen=True)
 class RankCost:
-    """The time of a rank: ``per_rank`` + ``per_token`` * tokens + ``per_active`` * active experts, before its speed.
+    """The time of a rank: ``per_rank`` + (``per_token`` * tokens + ``per_active`` * active experts) / its speed.
 
     In memory-bound decode an expert's weights are read once however few tokens it gets: then active experts count, and
     spreading an expert over ranks makes more of them active. Of one batch's L tokens on c replicas, min(1, L/c) of each

@@ -136,8 +136,10 @@ def test_the_locality_dial(run, tmp_path):
     """`compare --locality` prints the curve; plan takes a point of it, and writes what it planned."""
     nodes = (*SHAPE, "--nodes", 4, "--groups", 8)
     curve = json.loads(run("compare", EXAMPLE, *nodes, "--locality", "--json")[1])["results"]
-    assert [score["asked"] for score in curve] == sorted((score["asked"] for score in curve), reverse=True)
-    assert all(score["home_share"] >= score["asked"] for score in curve)
+    assert (curve[0]["locality"], curve[-1]["locality"]) == ("strict", "none")
+    asked = [score["asked"] for score in curve[1:-1]]
+    assert asked == sorted(asked, reverse=True)
+    assert all(score["home_share"] >= score["asked"] for score in curve[1:-1])
     soft = ("plan", EXAMPLE, *nodes, "--locality", "soft", "--home-share", 0.9)
     found = json.loads(run(*soft, "--out", tmp_path / "p.json", "--json")[1])
     assert found["home_share"] >= 0.9
@@ -188,6 +190,10 @@ BAD = [
         ("compare", EXAMPLE, *SHAPE, "--nodes", 4, "--groups", 2, "--locality"),
         "2 groups on 4 nodes: soft locality needs groups",
     ),
+    (("compare", EXAMPLE, *SHAPE, "--locality", "soft"), "locality is 'soft': it must be one of none, strict, curve"),
+    (("compare", EXAMPLE, *SHAPE, "--locality"), "the locality curve on 1 node"),
+    (("plan", EXAMPLE, *SHAPE, "--down", "nan"), "--down is 'nan': it must be whole numbers"),
+    (("plan", EXAMPLE, *SHAPE, "--prove-layers", "1"), "--prove-layers without --prove"),
     (("compare", EXAMPLE, "--ranks", 8, "--slots", 41), "ranks differ, or a rank's time is more than its tokens"),
     (("plan", EXAMPLE, "--ranks", 2, "--slots", 66), "33 slots per rank for 32 experts"),
     (("plan", EXAMPLE, *SHAPE, "--nodes", 3), "8 ranks on 3 nodes: ranks must be divisible by nodes; take one of 1, 2, 4, 8"),

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import twins
-from equipoise import Cluster, Constraints, LoadTrace, Placement, plan
+from equipoise import Cluster, Constraints, LoadTrace, Placement, RankCost, plan
 from equipoise.errors import ArgumentError, EquipoiseError, NotSupportedError
 from strategies import problems
 
@@ -211,6 +211,8 @@ BAD = [
     ({"constraints": Constraints(home_share=0.5)}, "home_share is 0.5 with locality none"),
     ({"constraints": 0.5}, "constraints is a float"),
     ({"cost": 3}, "cost is a int"),
+    ({"cost": RankCost(per_token=1e307)}, "a rank could take 1e+308"),
+    ({"cluster": Cluster(2, 2, rank_speeds=[1e-99, 1]), "cost": RankCost(per_token=1e250)}, "a rank could take inf"),
     ({"cluster": Cluster(3, 2, alive=[True, False, False])}, "2 slots on the 1 ranks that are up for 4 experts"),
     ({"cluster": Cluster(2, (2, 5))}, "5 slots per rank for 4 experts"),
     ({"effort": "turbo"}, "effort is 'turbo'"),

@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equipoise import Cluster, Constraints, plan
-from equipoise.errors import ArgumentError
-from equipoise.planning.locality import pair_groups
-from equipoise.planning.problem import make_problem
+from equipoise import Cluster, Constraints, RankCost, plan
+from equipoise.errors import ArgumentError, NotSupportedError
 
 
 def _softly(load, cluster, share, groups=4, **options):
@@ -19,9 +17,7 @@ def _softly(load, cluster, share, groups=4, **options):
 
 def _share_by_definition(result, load, groups):
     """Tokens served on the home node of each expert's group, slot by slot, over all tokens."""
-    cluster = result.placement.cluster
-    problem = make_problem(load, cluster, groups, "soft")
-    homes = pair_groups(problem).node_of_group
+    cluster, homes = result.placement.cluster, result.home_of_group
     shares = []
     for layer, slots in enumerate(result.placement.expert_of_slot.tolist()):
         at_home = sum(
@@ -68,11 +64,23 @@ def test_a_share_out_of_reach_names_the_largest():
     """A node that lost a rank cannot hold its groups: soft locality goes on, up to what it can keep at home."""
     load = np.array([[9, 8, 7, 6, 5, 4, 3, 2]])
     cluster = Cluster(4, 3, 2, alive=[True, True, True, False])
-    with pytest.raises(ArgumentError, match=r"home_share is 1.0: layer 0 can serve at most 0\.\d+ of its load at home"):
+    with pytest.raises(ArgumentError, match=r"home_share is 1.0: layer 0 keeps 0\.\d+ of its load at home at most"):
         _softly(load, cluster, 1.0)
     result = _softly(load, cluster, 0.8)
     result.placement.validate()
     assert (result.home_share >= 0.8).all()
+
+
+def test_shapes_that_soft_locality_cannot_start_from_are_named():
+    """Ranks with more slots than their node's experts everywhere; costs of active experts; and a node that is down plans."""
+    load = np.arange(1.0, 9.0)[np.newaxis]
+    with pytest.raises(ArgumentError, match=r"roomiest ranks have \[4, 4, 4, 4\] slots for 8 experts in all"):
+        _softly(load, Cluster(4, 4, 4), 0.2)
+    with pytest.raises(NotSupportedError, match="active experts cost"):
+        _softly(load, Cluster(4, 3, 2), 0.5, cost=RankCost(per_active=1.0))
+    result = _softly(load, Cluster(4, 5, 2, alive=[False, False, True, True]), 0.1)
+    result.placement.validate()
+    assert (result.home_share >= 0.1).all()
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), "0.9", True])

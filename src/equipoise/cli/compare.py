@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from equipoise.checks import check_choice
 from equipoise.cli import options
 from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
 from equipoise.cli.selecting import read_part
 from equipoise.cli.shaping import make_cluster, numbers
 from equipoise.cluster import Cluster
+from equipoise.errors import ArgumentError
 from equipoise.planning.comparing import (
     HOME_SHARES,
     DialScore,
@@ -60,6 +62,7 @@ def compare(
         trace = LoadTrace(trace.sum(), trace.layer_ids)
     slots = slots or _default_slots(trace.num_experts, ranks)
     cluster = make_cluster(ranks, slots, nodes)
+    check_choice("locality", locality, ("none", "strict", CURVE))
     if locality == CURVE:
         _compare_locality(trace, cluster, groups, part, json=json, quiet=quiet)
         return
@@ -111,10 +114,12 @@ def _show(scores: list[PackingScore]) -> None:
 
 
 def _compare_locality(trace: LoadTrace, cluster: Cluster, groups: int, part: str, *, json: bool, quiet: bool) -> None:
+    if cluster.num_nodes == 1:
+        raise ArgumentError("the locality curve on 1 node", "all load is at home there", "say --nodes and --groups")
     make_problem(trace, cluster, groups, "soft")
     with working("compiling, once a machine", quiet=quiet or json):
         warm_up()
-    with progress_bar("planning", len(HOME_SHARES) * trace.num_steps, quiet=quiet or json) as advance:
+    with progress_bar("planning", (len(HOME_SHARES) + 2) * trace.num_steps, quiet=quiet or json) as advance:
         scores = compare_locality(trace, cluster, groups, progress=advance)
     if json:
         setting = {"ranks": cluster.num_ranks, "slots": cluster.num_slots, "nodes": cluster.num_nodes, "groups": groups}

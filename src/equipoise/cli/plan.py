@@ -13,8 +13,9 @@ from equipoise import metrics
 from equipoise.cli import options
 from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
 from equipoise.cli.selecting import read_part
-from equipoise.cli.shaping import make_cluster, numbers
+from equipoise.cli.shaping import make_cluster, whole_numbers
 from equipoise.constraints import Constraints
+from equipoise.errors import ArgumentError
 from equipoise.files.placements import check_ending
 from equipoise.placement import ABSENT, Placement
 from equipoise.planning.exact import check_solver
@@ -63,6 +64,8 @@ def plan(
         check_ending(out_file)
     if prove:
         check_solver()
+    elif prove_layers:
+        raise ArgumentError("--prove-layers without --prove", "it says which layers to prove", "add --prove")
     trace, part = read_part(load, window, last, quiet=quiet or json)
     if window is not None:
         trace, part = trace.last(1), f"the last of {part}"
@@ -85,14 +88,14 @@ def plan(
     seconds = perf_counter() - start
     proofs: tuple[LayerProof, ...] = ()
     if prove:
-        chosen = [int(layer) for layer in numbers("--prove-layers", prove_layers)] or None
+        chosen = whole_numbers("--prove-layers", prove_layers) or None
         total = len(chosen) if chosen else min(WORST, trace.num_layers)
         with progress_bar("proving", total, quiet=quiet or json) as advance:
             result, proofs = prove_plan(result, trace, layers=chosen, seconds=prove_seconds, progress=advance)
     summary = _summary(trace, result, seconds)
     summary["proofs"] = [asdict(proof) for proof in proofs]
     if out_file is not None:
-        known = {key: summary[key] for key in ("balancedness", "bound", "gap", "locality")}
+        known = {key: summary[key] for key in ("balancedness", "bound", "gap", "locality", "is_reproducible")}
         result.placement.write(out_file, layer_ids=list(trace.layer_ids), plan=known)
         summary["out"] = out_file
     if json:
@@ -185,15 +188,19 @@ def _show_proofs(proofs: tuple[LayerProof, ...]) -> None:
         [
             [
                 str(proof.layer),
-                percent(proof.largest_before / proof.bound_before - 1.0),
+                percent(_rise(proof.bound_before, proof.largest_before)),
                 percent(proof.gap),
-                percent(proof.bound / proof.bound_before - 1.0),
-                percent(1.0 - proof.largest / proof.largest_before),
+                percent(_rise(proof.bound_before, proof.bound)),
+                percent(-_rise(proof.largest_before, proof.largest)),
                 "optimal" if proof.is_optimal else "open",
             ]
             for proof in proofs
         ],
     )
+
+
+def _rise(before: float, now: float) -> float:
+    return now / before - 1.0 if before > 0 else 0.0
 
 
 def _number(summary: dict[str, object], key: str) -> float:

@@ -9,7 +9,7 @@ from equipoise.planning.problem import spread_slots
 
 def make_cluster(ranks: int, slots: int, nodes: int, speeds: str = "", down: str = "") -> Cluster:
     """Return ``ranks`` with ``slots`` spread over them, of the speeds and without the ranks named."""
-    dead = [_rank(number, ranks) for number in numbers("--down", down)]
+    dead = [_rank(number, ranks) for number in whole_numbers("--down", down)]
     return Cluster(
         ranks,
         spread_slots(slots, ranks),
@@ -27,7 +27,15 @@ def numbers(option: str, text: str) -> list[float]:
         raise ArgumentError(f"{option} is {text!r}", "it must be numbers with commas between", "try 0.1,0.2") from error
 
 
-def _rank(number: float, ranks: int) -> int:
-    if number != int(number) or not 0 <= number < ranks:
-        raise ArgumentError(f"--down names rank {number:g}", f"ranks are counted 0 to {ranks - 1}", "name one of these")
-    return int(number)
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Read whole numbers with commas between."""
+    try:
+        return [int(number) for number in text.split(",") if number.strip()]
+    except ValueError as error:
+        raise ArgumentError(f"{option} is {text!r}", "it must be whole numbers with commas between", "try 0,3") from error
+
+
+def _rank(number: int, ranks: int) -> int:
+    if not 0 <= number < ranks:
+        raise ArgumentError(f"--down names rank {number}", f"ranks are counted 0 to {ranks - 1}", "name one of these")
+    return number

@@ -39,9 +39,9 @@ def double_in_row(packs: Packs, bar: float, rounds: int, pairs: Pairs) -> None:
     """Exchange two items of the slowest pack for two of another, and then single ones, while that helps.
 
     Stops once the slowest pack takes at most ``bar``, or after ``rounds`` exchanges of pairs. Comparing two packs of k items
-    costs O(k^2 log k). Packs of three have no pair whose exchange is not one of single items and of names.
+    costs O(k^2 log k). Equally fast packs of three have no pair whose exchange is not one of single items and of names.
     """
-    if packs.item.shape[1] < 4:
+    if packs.is_even and packs.item.shape[1] < 4:
         return
     for _ in range(rounds):
         if slowest(packs) <= bar or not _double(packs, pairs):

@@ -67,7 +67,7 @@ def count_row(counts: Counts, num_slots: int, most: int, limit: Ints, heap: Ints
         e = heap[0] if from_heap else following
         if e == num_experts or share[e] <= 0.0:
             break
-        if not _take(limit, count[e]):
+        if not take_replica(limit, count[e]):
             share[e] = -1.0
         else:
             count[e] += 1
@@ -83,7 +83,7 @@ def count_row(counts: Counts, num_slots: int, most: int, limit: Ints, heap: Ints
     level = 1
     while extra > 0 and level < most:
         for e in range(num_experts):
-            if extra > 0 and count[e] == level and _take(limit, level):
+            if extra > 0 and count[e] == level and take_replica(limit, level):
                 count[e] += 1
                 extra -= 1
         level += 1
@@ -93,7 +93,7 @@ def count_row(counts: Counts, num_slots: int, most: int, limit: Ints, heap: Ints
 
 
 @kernel
-def _take(limit: Ints, count: int) -> bool:
+def take_replica(limit: Ints, count: int) -> bool:
     """Use up one replica beyond each of 1 to ``count``, if the limits allow."""
     if limit.shape[0] == 0:
         return True

@@ -19,7 +19,7 @@ from equipoise.kernels.packing import Dealing, deal, deal_unequal, make_dealing
 from equipoise.kernels.packs import Packs, clearly_below, empty_packs, make_packs, rank_packs, slowest
 from equipoise.kernels.recounting import make_handovers, recount_row
 from equipoise.kernels.refining import UNTIL_NONE_HELPS, swap_in_row
-from equipoise.kernels.replicating import count_row, list_sorted_row
+from equipoise.kernels.replicating import count_row, list_sorted_row, take_replica
 from equipoise.kernels.types import Floats, Ints
 from equipoise.kernels.ways import first_way, has_few_ways, next_way
 
@@ -112,7 +112,9 @@ def plan_rows(
                 _save(counts, packs, replicas)
                 so_far = slowest(packs)
                 couple_counts(counts, bar * speed[0], budget.paired // num_experts, budget.chains, couples)
-                _repack(counts, packs, dealing, replicas, so_far)
+                _repack(counts, packs, dealing, replicas, so_far, True)
+            if slowest(packs) > bar and budget.comparisons > 0 and not packs.is_even:
+                _try_cold_spares(counts, packs, dealing, replicas, limits)
             if slowest(packs) > bar and budget.comparisons > 0:
                 recount_row(counts, packs, bar, budget.comparisons, (budget.handovers, budget.mending), handovers)
             double_in_row(packs, certain * (1.0 + budget.tolerance), budget.doubles, pairs)
@@ -219,10 +221,47 @@ def _try_all(counts: Counts, packs: Packs, dealing: Dealing, replicas: Replicas,
         _save(counts, packs, replicas)
         copy_to(way, counts.count)
         if _could_end_below(counts, order, packs.room[0], best):
-            _repack(counts, packs, dealing, replicas, so_far)
+            _repack(counts, packs, dealing, replicas, so_far, True)
         else:
             _put_back_counts(counts, replicas.saved_count)
         more = next_way(way, most)
+
+
+@kernel
+def _try_cold_spares(counts: Counts, packs: Packs, dealing: Dealing, replicas: Replicas, limits: Ints) -> None:
+    """Give ever more of the spare slots greedily, and the rest to the coldest experts: slow packs want light replicas.
+
+    Every replica of an expert takes the same share, so a hot expert with many replicas must lie on slow packs too.
+    """
+    num_experts, most = counts.where.shape
+    spare = replicas.expert.shape[0] - num_experts
+    hot = 0
+    while hot < spare:
+        so_far = slowest(packs)
+        _save(counts, packs, replicas)
+        limit = limits.copy()
+        count_row(counts, num_experts + hot, most, limit, replicas.scratch)
+        if _fill_from_coldest(counts, spare - hot, most, limit):
+            _repack(counts, packs, dealing, replicas, so_far, False)
+        else:
+            _put_back_counts(counts, replicas.saved_count)
+        hot = max(1, 2 * hot)
+
+
+@kernel
+def _fill_from_coldest(counts: Counts, left: int, most: int, limit: Ints) -> bool:
+    """Give replicas to the coldest experts, one each and then once more; False where that cannot use up all."""
+    given = True
+    while left > 0 and given:
+        given = False
+        for e in range(counts.load.shape[0] - 1, -1, -1):
+            if left > 0 and counts.count[e] < most and take_replica(limit, counts.count[e]):
+                counts.count[e] += 1
+                left -= 1
+                given = True
+    for e in range(counts.load.shape[0]):
+        counts.share[e] = share_with(counts, e, counts.count[e])
+    return left == 0
 
 
 @kernel
@@ -252,10 +291,10 @@ def _put_back_counts(counts: Counts, saved: Ints) -> None:
 
 
 @kernel
-def _repack(counts: Counts, packs: Packs, dealing: Dealing, replicas: Replicas, so_far: float) -> None:
+def _repack(counts: Counts, packs: Packs, dealing: Dealing, replicas: Replicas, so_far: float, is_uniform: bool) -> None:
     """Pack with the counts as they are now; go back to what was saved unless that ends clearly earlier."""
     empty_packs(packs)
-    _pack(counts, packs, dealing, replicas, True)
+    _pack(counts, packs, dealing, replicas, is_uniform)
     swap_in_row(packs, UNTIL_NONE_HELPS)
     if slowest(packs) < clearly_below(so_far):
         return

@@ -18,7 +18,7 @@ from equipoise.planning.composition import Composition, place, solve
 from equipoise.planning.efforts import EFFORTS, Stage
 from equipoise.planning.locality import pair_groups, rows_by_load
 from equipoise.planning.planner import plan
-from equipoise.planning.problem import Problem, make_problem
+from equipoise.planning.problem import Locality, Problem, make_problem
 from equipoise.planning.published import NOISY, named_composition, split_name
 from equipoise.trace import LoadTrace
 
@@ -158,30 +158,43 @@ def compare_locality(
 ) -> list[DialScore]:
     """Plan every step of ``trace`` with each of HOME_SHARES, and score what is kept at home against balance.
 
-    ``progress`` is called after each plan, ``len(HOME_SHARES) * steps`` times.
+    Strict comes first where nodes have room for it, none last; ``home_share`` of none is nan: nothing is kept on purpose.
+    ``progress`` is called after each plan, at most ``(len(HOME_SHARES) + 2) * steps`` times.
 
     Raises
     ------
     ArgumentError
-        Where soft locality cannot be planned, or no node can hold its groups.
+        Where soft locality cannot be planned.
     """
-    scores = []
-    for share in HOME_SHARES:
-        plans, seconds = [], []
-        for step in trace.load:
-            start = perf_counter()
-            constraints = Constraints(home_share=share)
-            plans.append(plan(step, cluster, num_groups=num_groups, locality="soft", constraints=constraints))
-            seconds.append(perf_counter() - start)
-            progress()
-        scores.append(
-            DialScore(
-                locality=f"soft, {share:.0%} asked",
-                asked=share,
-                home_share=float(np.mean([p.home_share.mean() for p in plans])),
-                balancedness=float(np.mean([p.balancedness for p in plans])),
-                worst_layer=min(p.worst_layer for p in plans),
-                milliseconds=1e3 * median(seconds),
-            )
-        )
-    return scores
+    settings: list[tuple[str, Locality, float | None]] = []
+    if make_problem(trace, cluster, num_groups, "soft").can_be_strict:
+        settings.append(("strict", "strict", None))
+    settings += [(f"soft, {share:.0%} asked", "soft", share) for share in HOME_SHARES]
+    settings.append(("none", "none", None))
+    return [_score_dial(trace, cluster, num_groups, *setting, progress) for setting in settings]
+
+
+def _score_dial(
+    trace: LoadTrace,
+    cluster: Cluster,
+    num_groups: int,
+    name: str,
+    locality: Locality,
+    asked: float | None,
+    progress: Callable[[], object],
+) -> DialScore:
+    plans, seconds = [], []
+    constraints = None if asked is None else Constraints(home_share=asked)
+    for step in trace.load:
+        start = perf_counter()
+        plans.append(plan(step, cluster, num_groups=num_groups, locality=locality, constraints=constraints))
+        seconds.append(perf_counter() - start)
+        progress()
+    return DialScore(
+        locality=name,
+        asked=asked,
+        home_share=float("nan") if locality == "none" else float(np.mean([p.home_share.mean() for p in plans])),
+        balancedness=float(np.mean([p.balancedness for p in plans])),
+        worst_layer=min(p.worst_layer for p in plans),
+        milliseconds=1e3 * median(seconds),
+    )

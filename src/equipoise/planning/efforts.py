@@ -26,7 +26,8 @@ class Stage:
     slack : float
         A row within this share of its bound is done with the stage.
     ways : int
-        Replicas packed while all ways to count are tried; used where that suffices for all ways.
+        Replicas packed while all ways to count are tried; used where that suffices for all ways. Where every rank has two
+        slots, ``paired`` says so instead.
     paired : int
         Experts looked at in pairings, where every rank has two slots and the best packing of given counts is known.
     chains : int

@@ -114,11 +114,14 @@ def _experts_by_node(problem: Problem, node_of_expert: Ints) -> list[tuple[Domai
     """List the experts put on each node, in rising id, [layers, experts of the node]."""
     order = np.argsort(node_of_expert, axis=1, kind="stable")
     ends = np.cumsum(np.bincount(node_of_expert[0], minlength=len(problem.nodes)))
-    return list(zip(problem.nodes, np.split(order, ends[:-1], axis=1), strict=True))
+    parts = zip(problem.nodes, np.split(order, ends[:-1], axis=1), strict=True)
+    return [(node, expert) for node, expert in parts if node.ranks.size]
 
 
 def _node_speeds(problem: Problem) -> Floats:
-    return np.array([node.speed.sum() for node in problem.nodes])
+    """Speed of each node; one without a rank that is up counts as fast as the slowest other, so that its groups have a home."""
+    speed = np.array([node.speed.sum() for node in problem.nodes])
+    return np.where(speed > 0, speed, speed[speed > 0].min())
 
 
 def _pair_by_packing(problem: Problem, *, refine: bool) -> Pairing:

@@ -22,7 +22,7 @@ from equipoise.planning.composition import solve
 from equipoise.planning.efforts import EFFORTS, Stage
 from equipoise.planning.locality import Pairing, pair_groups, pair_groups_as_published, rows_by_load
 from equipoise.planning.problem import Locality, Problem, make_problem
-from equipoise.planning.softening import plan_softly, share_at_home
+from equipoise.planning.softening import plan_softly
 from equipoise.trace import LoadTrace
 
 
@@ -49,6 +49,8 @@ class Plan:
         Share of the load served on the home node of its expert's group; 1 without nodes or a locality rule.
     strict_balancedness : float
         What strict locality would have reached, to see what the dial is worth; nan where it was not tried or cannot be planned.
+    home_of_group : int64 [layers, groups]
+        Home node of each group under a locality rule, else 0.
     locality, num_groups, effort, seed, cost
         As given to :func:`plan`.
     is_reproducible : bool
@@ -64,6 +66,7 @@ class Plan:
     moves: Ints
     home_share: Floats
     strict_balancedness: float
+    home_of_group: Ints
     locality: Locality
     num_groups: int
     effort: str
@@ -171,6 +174,7 @@ def plan(
         moves=np.zeros(problem.num_layers, np.int64),
         home_share=found.home_share,
         strict_balancedness=metrics.balancedness(found.strict_largest + base, ideal),
+        home_of_group=found.home_of_group,
         locality=problem.locality,
         num_groups=problem.num_groups,
         effort=effort,
@@ -181,13 +185,23 @@ def plan(
 
 @dataclass(frozen=True, eq=False)
 class _Layers:
-    """What planning a chunk of layers gives: slots [layers, slots], the others [layers]."""
+    """What planning a chunk of layers gives: ``slots`` [layers, slots], ``home_of_group`` [layers, groups], others [layers]."""
 
     slots: Ints
     largest: Floats
     bound: Floats
     home_share: Floats
     strict_largest: Floats
+    home_of_group: Ints
+
+    def better(self, other: _Layers) -> _Layers:
+        """Keep of each layer the plan that ends earlier, this one on ties."""
+        wins = other.largest < self.largest
+        parts = {}
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            parts[field.name] = np.where(wins[:, np.newaxis] if mine.ndim == 2 else wins, theirs, mine)
+        return _Layers(**parts | {"strict_largest": np.fmin(self.strict_largest, other.strict_largest)})
 
 
 def _over_threads(problem: Problem, stages: tuple[Stage, ...], home_share: float, num_threads: int) -> _Layers:
@@ -204,41 +218,60 @@ def _over_threads(problem: Problem, stages: tuple[Stage, ...], home_share: float
 def _plan_layers(problem: Problem, stages: tuple[Stage, ...], home_share: float) -> _Layers:
     pairing = pair_groups(problem)
     if pairing is None:
-        floor = np.zeros(problem.num_layers)
-        slots, largest, bound = solve(problem, rows_by_load(problem, None), stages, floor)
-        bound = problem.ideal if problem.cost.per_active else sharpened(problem, bound, largest, stages)
-        everything = np.ones(problem.num_layers)
-        return _Layers(slots, largest, bound, everything, np.full_like(everything, np.nan))
-    home = pairing.node_of_expert(problem.num_experts)
-    if problem.locality == "soft":
-        bound = lower_bound(problem, None)
-        slots, largest, strict_largest = plan_softly(problem, pairing, home_share, stages, bound)
-        return _Layers(slots, largest, bound, share_at_home(problem, slots, home), strict_largest)
-    bound = lower_bound(problem, pairing)
-    slots, largest, _ = solve(problem, rows_by_load(problem, home), stages, bound)
-    _try_published_pairing(problem, pairing, stages, bound, slots, largest)
-    return _Layers(slots, largest, bound, np.ones(problem.num_layers), largest)
+        return _plan_freely(problem, stages)
+    found = _plan_on_nodes(problem, pairing, stages[:1], home_share)
+    for last in range(2, len(stages) + 1):
+        found = found.better(_plan_on_nodes(problem, pairing, stages[:last], home_share))
+    return found
 
 
-def _try_published_pairing(
-    problem: Problem, pairing: Pairing, stages: tuple[Stage, ...], bound: Floats, slots: Ints, largest: Floats
-) -> None:
-    """Where LPT's pairing could still end lower, plan with it too and keep the better, in place.
+def _plan_freely(problem: Problem, stages: tuple[Stage, ...]) -> _Layers:
+    everything = np.ones(problem.num_layers)
+    slots, largest, bound = solve(problem, rows_by_load(problem, None), stages, np.zeros(problem.num_layers))
+    bound = problem.ideal if problem.cost.per_active else sharpened(problem, bound, largest, stages)
+    nowhere = np.zeros((problem.num_layers, problem.num_groups), np.int64)
+    return _Layers(slots, largest, bound, everything, np.full_like(everything, np.nan), nowhere)
 
-    The lightest heaviest node does not always give the lightest heaviest rank: two hot experts may meet on that node.
+
+def _plan_on_nodes(problem: Problem, pairing: Pairing, stages: tuple[Stage, ...], home_share: float) -> _Layers:
+    """Plan with groups at home: strictly, or softly from there.
+
+    Efforts differ in which pairing wins and in where soft plans start, so a higher one need not end earlier by itself: all
+    below it are planned as well, and the best kept a layer.
     """
+    if problem.locality == "strict":
+        bound = lower_bound(problem, pairing)
+        slots, largest, home = _plan_strictly(problem, pairing, stages, bound)
+        return _Layers(slots, largest, bound, np.ones(problem.num_layers), largest, home)
+    bound = lower_bound(problem, None)
+    home, start, strict_largest = pairing.node_of_group, None, np.full(problem.num_layers, np.nan)
+    if problem.can_be_strict:
+        start, strict_largest, home = _plan_strictly(problem, pairing, stages, bound)
+    slots, largest, share = plan_softly(problem, home, start, home_share, stages, bound)
+    return _Layers(slots, largest, bound, share, strict_largest, home)
+
+
+def _plan_strictly(problem: Problem, pairing: Pairing, stages: tuple[Stage, ...], bound: Floats) -> tuple[Ints, Floats, Ints]:
+    """Plan with the exact pairing, and with LPT's where that could still end lower; keep the better a layer.
+
+    The lightest heaviest node does not always give the lightest heaviest rank: two hot experts may meet on that node. Returns
+    expert_of_slot, the slowest rank's time and the node of each group.
+    """
+    slots, largest, _ = solve(problem, rows_by_load(problem, pairing.node_of_expert(problem.num_experts)), stages, bound)
+    home = pairing.node_of_group.copy()
     published = pair_groups_as_published(problem)
     assert published is not None
-    worth = np.flatnonzero(problem.cost.per_token * published.level < largest * (1.0 - stages[-1].slack))
-    worth = worth[(published.node_of_group[worth] != pairing.node_of_group[worth]).any(axis=1)]
-    if worth.size == 0:
-        return
-    part = replace(problem, load=np.ascontiguousarray(problem.load[worth]))
-    node_of_expert = published.node_of_expert(problem.num_experts)[worth]
-    other_slots, other_largest, _ = solve(part, rows_by_load(part, node_of_expert), stages, bound[worth])
-    better = other_largest < largest[worth]
-    slots[worth[better]] = other_slots[better]
-    largest[worth[better]] = other_largest[better]
+    worth = np.flatnonzero(problem.cost.per_token * published.level < largest)
+    worth = worth[(published.node_of_group[worth] != home[worth]).any(axis=1)]
+    if worth.size:
+        part = replace(problem, load=np.ascontiguousarray(problem.load[worth]))
+        node_of_expert = published.node_of_expert(problem.num_experts)[worth]
+        other_slots, other_largest, _ = solve(part, rows_by_load(part, node_of_expert), stages, bound[worth])
+        better = other_largest < largest[worth]
+        slots[worth[better]] = other_slots[better]
+        largest[worth[better]] = other_largest[better]
+        home[worth[better]] = published.node_of_group[worth[better]]
+    return slots, largest, home
 
 
 def _checked_home_share(problem: Problem, constraints: Constraints | None) -> float:

@@ -12,11 +12,13 @@ import numpy.typing as npt
 from equipoise.checks import check_choice, check_integer
 from equipoise.cluster import Cluster
 from equipoise.costs import TOKENS, RankCost
-from equipoise.errors import ArgumentError
+from equipoise.errors import ArgumentError, NotSupportedError
 from equipoise.kernels.types import Floats, Ints
 from equipoise.trace import LoadTrace
 
 Locality = Literal["none", "soft", "strict"]
+
+_LONGEST = 1e300
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,7 @@ class Problem:
         if not isinstance(self.cost, RankCost):
             raise ArgumentError(f"cost is a {type(self.cost).__name__}", "it must be a RankCost", "make one with RankCost(...)")
         self._check_slots()
+        self._check_range()
         self._check_groups()
         self._check_nodes()
 
@@ -98,6 +101,12 @@ class Problem:
         return tuple(_domain(self.cluster, np.flatnonzero(node == n)) for n in range(self.cluster.num_nodes))
 
     @property
+    def can_be_strict(self) -> bool:
+        """Whether every node has room for its groups, and experts for its roomiest rank."""
+        experts = self.num_experts // self.cluster.num_nodes
+        return all(node.slots.size >= experts and 0 < node.room.max(initial=0) <= experts for node in self.nodes)
+
+    @property
     def ideal(self) -> Floats:
         """Time of each layer if its load lay level over the ranks that are up, [layers] (docs/semantics.md, 5).
 
@@ -126,6 +135,19 @@ class Problem:
                 f"take at most {experts * ranks} slots on {ranks} ranks",
             )
 
+    def _check_range(self) -> None:
+        """Refuse times that floats cannot hold."""
+        cost = self.cost
+        with np.errstate(over="ignore"):
+            work = cost.per_token * self.load.sum(axis=1).max(initial=0.0) + cost.per_active * self.num_experts
+            longest = cost.per_rank + work / self.everything.speed.min()
+        if not longest <= _LONGEST:
+            raise ArgumentError(
+                f"a rank could take {longest:g}",
+                f"times must stay below {_LONGEST:g}",
+                "scale the load, the cost or the speeds",
+            )
+
     def _check_groups(self) -> None:
         check_integer("num_groups", self.num_groups)
         if self.num_experts % self.num_groups:
@@ -147,6 +169,10 @@ class Problem:
             )
         if self.locality == "strict":
             self._check_strict(self.num_experts // nodes)
+        elif self.cost.per_active:
+            raise NotSupportedError(
+                "active experts cost under soft locality", "soft locality is planned for tokens alone", "take strict or none"
+            )
 
     def _check_strict(self, experts: int) -> None:
         for number, node in enumerate(self.nodes):
@@ -154,13 +180,13 @@ class Problem:
                 raise ArgumentError(
                     f"node {number} has {node.slots.size} slots on ranks that are up",
                     f"strict locality puts {experts} experts on each node, {experts - node.slots.size} slots are missing",
-                    "take more slots, or locality soft or none",
+                    "take more slots, or locality none",
                 )
             if node.room.max() > experts:
                 raise ArgumentError(
                     f"{node.room.max()} slots per rank for the {experts} experts of a node",
                     "no rank may hold an expert twice, so slots per rank must not exceed the node's experts",
-                    f"take at most {experts} slots per rank, or locality soft or none",
+                    f"take at most {experts} slots per rank, or locality none",
                 )
 
 

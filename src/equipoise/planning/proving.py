@@ -73,7 +73,7 @@ def prove(
     MissingExtraError
         Without ortools.
     ArgumentError
-        On a layer that does not exist, or a time that is not > 0.
+        On another load, a layer that does not exist, or a time that is not > 0.
     NotSupportedError
         For soft locality, or where active experts cost.
     """
@@ -86,6 +86,10 @@ def prove(
             "the plan is soft, or active experts cost", "proofs know locality none and strict, and tokens", "plan one of these"
         )
     problem = make_problem(load, result.placement.cluster, result.num_groups, result.locality, result.cost)
+    if problem.num_layers != result.ideal.size or not np.allclose(
+        problem.ideal + result.cost.per_rank, result.ideal, rtol=1e-9
+    ):
+        raise ArgumentError("load is not the one the plan was made for", "its mean rank loads differ", "pass that load")
     slots, largest, bound = result.placement.expert_of_slot.copy(), result.largest.copy(), result.bound.copy()
     proofs = []
     for layer in _chosen(result, layers):

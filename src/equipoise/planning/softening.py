@@ -14,7 +14,7 @@ from equipoise.kernels.types import Floats, Ints
 from equipoise.placement import Placement
 from equipoise.planning.composition import solve
 from equipoise.planning.efforts import Stage
-from equipoise.planning.locality import Pairing, rows_by_load
+from equipoise.planning.locality import rows_by_load
 from equipoise.planning.problem import Problem
 
 _THRIFTS = (0.01, 1.0)
@@ -24,31 +24,30 @@ _ROUNDING = 1e-12
 
 
 def plan_softly(
-    problem: Problem, pairing: Pairing, home_share: float, stages: tuple[Stage, ...], bound: Floats
+    problem: Problem, home_of_group: Ints, start: Ints | None, home_share: float, stages: tuple[Stage, ...], bound: Floats
 ) -> tuple[Ints, Floats, Floats]:
-    """Plan with at least ``home_share`` of each layer's load at home: expert_of_slot and the slowest rank's time.
+    """Plan with at least ``home_share`` of each layer's load at home.
 
-    The third, [layers], is that time with everything at home; nan where some node has no room for its experts.
-
-    Starts from every expert at home, exchanges across nodes as far as the share allows, and takes the plan without any
-    rule where that keeps the share as well.
+    Goes from ``start``, a strict plan [layers, slots] (None where some node has no room for its groups; their coldest experts
+    then start elsewhere), by exchanges across nodes as far as the share allows, and takes the plan without any rule where that
+    keeps the share as well. Returns expert_of_slot, the slowest rank's time and the share at home.
 
     Raises
     ------
     ArgumentError
-        Where a layer cannot keep the share: some node has too few slots for its experts.
+        Where a layer cannot keep the share, or no node's ranks can be filled from its own experts.
     """
-    home = pairing.node_of_expert(problem.num_experts)
-    start = _fitted(problem, home)
-    slots, largest, _ = solve(problem, rows_by_load(problem, start), stages, bound)
-    _check_reachable(problem, slots, home, home_share)
-    strict_slots, strict_largest = slots, largest if start is home else np.full_like(largest, np.nan)
-    for thrift in _THRIFTS:
-        softer, softer_largest = _soften(problem, strict_slots, home, home_share, bound, thrift)
-        slots, largest = _better(slots, largest, softer, softer_largest)
+    home = np.repeat(home_of_group, problem.num_experts // problem.num_groups, axis=1)
+    if start is None:
+        start, _, _ = solve(problem, rows_by_load(problem, _fitted(problem, home)), stages, bound)
+    _check_reachable(problem, start, home, home_share)
+    slots, largest = _soften(problem, start, home, home_share, bound, _THRIFTS[0])
+    for thrift in _THRIFTS[1:]:
+        slots, largest = _better(slots, largest, *_soften(problem, start, home, home_share, bound, thrift))
     free, free_largest, _ = solve(problem, rows_by_load(problem, None), stages, bound)
     keeps = share_at_home(problem, free, home) >= home_share
-    return *_better(slots, largest, free, np.where(keeps, free_largest, np.inf)), strict_largest
+    slots, largest = _better(slots, largest, free, np.where(keeps, free_largest, np.inf))
+    return slots, largest, share_at_home(problem, slots, home)
 
 
 def share_at_home(problem: Problem, slots: Ints, home: Ints) -> Floats:
@@ -90,6 +89,12 @@ def _fitted(problem: Problem, home: Ints) -> Ints:
     held = np.bincount(home[0], minlength=room.size)
     if (held <= room).all() and (held >= most).all():
         return home
+    if most.sum() > problem.num_experts:
+        raise ArgumentError(
+            f"nodes' roomiest ranks have {most.tolist()} slots for {problem.num_experts} experts in all",
+            "soft locality starts with each expert on one node, and a rank may hold no expert twice",
+            "take fewer slots per rank, or locality none",
+        )
     target = _held_by_each(held, room, most)
     node_of_expert = home.copy()
     for layer, load in enumerate(problem.load):
@@ -119,7 +124,7 @@ def _check_reachable(problem: Problem, slots: Ints, home: Ints, home_share: floa
         layer = int(np.argmin(share))
         raise ArgumentError(
             f"home_share is {home_share}",
-            f"layer {layer} can serve at most {np.floor(share[layer] * 1e4) / 1e4} of its load at home, "
-            "for some node has too few slots for its experts",
+            f"layer {layer} keeps {np.floor(share[layer] * 1e4) / 1e4} of its load at home at most, "
+            "for the slots of some node do not suit its own experts",
             f"ask for at most {np.floor(share.min() * 1e4) / 1e4}",
         )
