@@ -18,7 +18,7 @@ from equipoise.kernels.types import Flags, Floats, Ints
 ENOUGH = 64
 """Packs compared for one exchange, at most, if one of them helps."""
 
-MOST = 512
+MOST = 384
 """Packs compared for one exchange, at most: the fastest of them."""
 
 _ROUNDING = 1e-13

@@ -261,7 +261,7 @@ def _plan_strictly(problem: Problem, pairing: Pairing, stages: tuple[Stage, ...]
     home = pairing.node_of_group.copy()
     published = pair_groups_as_published(problem)
     assert published is not None
-    worth = np.flatnonzero(problem.cost.per_token * published.level < largest)
+    worth = np.flatnonzero(problem.cost.per_token * published.level < largest * (1.0 - stages[-1].slack))
     worth = worth[(published.node_of_group[worth] != home[worth]).any(axis=1)]
     if worth.size:
         part = replace(problem, load=np.ascontiguousarray(problem.load[worth]))
