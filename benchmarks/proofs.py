@@ -89,7 +89,7 @@ def main() -> None:
             table.add_row(shape.name, str(proof.layer), *figures(proof, usual.largest, ours, long.ideal))
         table.add_section()
     Console(width=128).print(table)
-    sys.exit(wrong > 0)
+    sys.exit(int(wrong > 0))
 
 
 def figures(proof: LayerProof, usual: np.ndarray, ours: float, ideal: np.ndarray) -> list[str]:
