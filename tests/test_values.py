@@ -82,7 +82,7 @@ class TestLoadTrace:
         windows = trace.windows(3)
         assert windows.load.tolist() == [[[12, 15], [18, 21]], [[48, 51], [54, 57]]]
         assert windows.layer_ids == (3, 5)
-        assert windows.labels is None
+        assert windows.labels == ("a+b+c", "d+e+f")
         assert trace.windows(1).labels == tuple("abcdefg")
         assert trace.last(2).load.tolist() == trace.load[5:].tolist()
         assert trace.last(2).labels == ("f", "g")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,12 @@ from equipoise.errors import ArgumentError, FileError
 from equipoise.files.loads import read_load, write_load
 from equipoise.tensors import as_array
 
+MIXED = "mixed"
+"""The phase of a window, or of a mix, whose steps are of several phases."""
+
+_NAMED = 3
+_LARGEST_WHOLE = 2.0**62
+_LARGEST = 1e300
 _EXAMPLE = Path(__file__).parent / "data" / "gpt-oss-20b-decode.npz"
 
 
@@ -31,6 +38,8 @@ class LoadTrace:
         The model's own number of each layer. Default: 0, 1, 2, ...
     labels : sequence of str, optional
         A name a step, such as its text domain.
+    phases : sequence of str, optional
+        What each step does, such as ``prefill`` or ``decode``; any names but empty ones.
 
     Raises
     ------
@@ -47,25 +56,16 @@ class LoadTrace:
     load: npt.NDArray[Any]
     layer_ids: Sequence[int] = ()
     labels: Sequence[str] | None = None
+    phases: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        load = _as_trace(self.load)
-        _check_tokens(load)
-        layer_ids = tuple(int(i) for i in self.layer_ids) or tuple(range(load.shape[1]))
-        if len(layer_ids) != load.shape[1] or len(set(layer_ids)) != len(layer_ids):
-            raise ArgumentError(
-                f"layer_ids has {len(layer_ids)} entries, {len(set(layer_ids))} of them distinct",
-                f"it must name each of the {load.shape[1]} layers once",
-                "give one number a layer",
-            )
-        labels = None if self.labels is None else tuple(str(label) for label in self.labels)
-        if labels is not None and len(labels) != load.shape[0]:
-            raise ArgumentError(
-                f"labels has {len(labels)} entries", f"it needs one a step ({load.shape[0]})", "give one name a step"
-            )
+        load = as_steps(self.load)
+        check_tokens(load)
+        check_total(load, float(load.max()))
         object.__setattr__(self, "load", load)
-        object.__setattr__(self, "layer_ids", layer_ids)
-        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "layer_ids", as_layer_ids(self.layer_ids, load.shape[1]))
+        object.__setattr__(self, "labels", as_labels(self.labels, load.shape[0]))
+        object.__setattr__(self, "phases", as_phases(self.phases, load.shape[0]))
 
     @classmethod
     def read(cls, path: str | PathLike[str] | BinaryIO) -> LoadTrace:
@@ -83,7 +83,7 @@ class LoadTrace:
         """
         found = read_load(path)
         try:
-            return cls(found.load, found.layer_ids, found.labels)
+            return cls(found.load, found.layer_ids, found.labels, found.phases)
         except ArgumentError as error:
             raise FileError(f"{found.name}: {error.found}", error.rule, error.next_step) from error
 
@@ -92,9 +92,47 @@ class LoadTrace:
         """Return the load that ships: gpt-oss-20b decoding, 31 windows of 16 steps, 24 layers, 32 experts."""
         return cls.read(_EXAMPLE)
 
+    @staticmethod
+    def mix(traces: Sequence[LoadTrace], weights: Sequence[float] | None = None) -> LoadTrace:
+        """Add up several traces step by step, as if their traffic were served together.
+
+        The shortest trace sets the length. A label that all traces give a step stays, others are joined with ``+``; a phase
+        stays where all agree, else it is ``mixed``; both are dropped unless every trace has them.
+
+        Parameters
+        ----------
+        traces : sequence of LoadTrace
+            With the same ``layer_ids`` and number of experts.
+        weights : sequence of float, optional
+            A factor > 0 for each trace. Default: 1 each. Whole factors of whole loads give whole loads; others give float64,
+            not rounded.
+
+        Raises
+        ------
+        ArgumentError
+            On traces that do not fit one another, and on bad weights.
+
+        Examples
+        --------
+        >>> code, chat = LoadTrace([[[4, 0]]], labels=["code"]), LoadTrace([[[1, 3]]], labels=["chat"])
+        >>> mixed = LoadTrace.mix([code, chat], [1, 2])
+        >>> mixed.load.tolist(), mixed.labels
+        ([[[6, 6]]], ('code+chat',))
+        """
+        traces = tuple(traces)
+        _check_fit(traces)
+        factors = _as_weights(weights, len(traces))
+        steps = min(trace.num_steps for trace in traces)
+        return LoadTrace(
+            _frozen(_add_weighted([trace.load[:steps] for trace in traces], factors)),
+            traces[0].layer_ids,
+            _names_together([trace.labels for trace in traces], steps, join_labels),
+            _names_together([trace.phases for trace in traces], steps, join_phases),
+        )
+
     def write(self, path: str | PathLike[str]) -> None:
         """Write the trace as ``.npz``, atomically; :meth:`read` gives it back."""
-        write_load(path, self.load, self.layer_ids, self.labels)
+        write_load(path, self.load, self.layer_ids, self.labels, self.phases)
 
     @property
     def num_steps(self) -> int:
@@ -121,20 +159,84 @@ class LoadTrace:
     def windows(self, num_steps: int) -> LoadTrace:
         """Add up every ``num_steps`` consecutive steps; steps left over at the end are left out.
 
+        A label or phase that all steps of a window share stays. Different labels are joined with ``+`` in order of first
+        appearance, from the fourth on counted (``a+b+c+2 more``); the phase of a window with several phases is ``mixed``. For
+        windows of one phase, take :meth:`phase` first.
+
         >>> LoadTrace([[[1, 2]], [[3, 4]], [[5, 6]]]).windows(2).load.tolist()
         [[[4, 6]]]
         """
         self._check_steps("window", num_steps)
-        count = self.num_steps // num_steps
-        added = np.stack([_add_up(self.load[w * num_steps : (w + 1) * num_steps]) for w in range(count)])
-        labels = self.labels if num_steps == 1 else None
-        return LoadTrace(_frozen(added), self.layer_ids, labels)
+        return self._added_up([w * num_steps for w in range(self.num_steps // num_steps + 1)])
+
+    def windows_of_tokens(self, tokens: float) -> LoadTrace:
+        """Add up consecutive steps until a window has at least ``tokens`` routed tokens; those left over are left out.
+
+        What counts is the mean layer total, over the layers that have load anywhere in the trace. A token counts once for each
+        expert it picks: with 8 experts a token, 1,000 tokens of text are 8,000 here. Labels and phases as :meth:`windows` does.
+
+        Raises
+        ------
+        ArgumentError
+            When ``tokens`` is no number above 0, or more than the whole trace has.
+
+        Examples
+        --------
+        >>> LoadTrace([[[1, 2]], [[3, 4]], [[5, 6]], [[1, 0]]]).windows_of_tokens(10).load.tolist()
+        [[[4, 6]], [[5, 6]]]
+        """
+        needed = _as_positive("tokens", tokens)
+        dtype = np.int64 if self.load.dtype.kind in "iu" else np.float64
+        totals = self.load.sum(axis=2, dtype=dtype)
+        busy = totals.any(axis=0)
+        starts = _starts_of_windows(totals[:, busy].sum(axis=1).tolist(), needed * int(busy.sum()))
+        if len(starts) < 2:
+            held = float(totals[:, busy].mean(axis=1).sum()) if busy.any() else 0.0
+            raise ArgumentError(
+                f"tokens is {tokens}",
+                f"a window must fit in the trace, which has {held:,.10g} in the mean layer",
+                "ask for fewer or record more",
+            )
+        return self._added_up(starts)
 
     def last(self, num_steps: int) -> LoadTrace:
         """Return the last ``num_steps`` steps."""
         self._check_steps("last", num_steps)
-        labels = None if self.labels is None else self.labels[-num_steps:]
-        return LoadTrace(self.load[-num_steps:], self.layer_ids, labels)
+        return self._picked(range(self.num_steps - num_steps, self.num_steps), self.load[-num_steps:])
+
+    def phase(self, name: str) -> LoadTrace:
+        """Return the steps of one phase, in order.
+
+        Raises
+        ------
+        ArgumentError
+            When no step is of that phase, or the trace has no phases; the message names those there are.
+
+        Examples
+        --------
+        >>> LoadTrace([[[1, 2]], [[3, 4]], [[5, 6]]], phases=["prefill", "decode", "decode"]).phase("decode").num_steps
+        2
+        """
+        steps = [step for step, phase in enumerate(self.phases or ()) if phase == name]
+        if not steps:
+            known = ", ".join(dict.fromkeys(self.phases or ())) or "none"
+            raise ArgumentError(
+                f"phase is {name!r}", f"it must be one of the phases of the trace ({known})", "choose one, or give phases"
+            )
+        return self._picked(steps, _frozen(self.load[steps]))
+
+    def _picked(self, steps: Sequence[int], load: npt.NDArray[Any]) -> LoadTrace:
+        labels = None if self.labels is None else [self.labels[step] for step in steps]
+        phases = None if self.phases is None else [self.phases[step] for step in steps]
+        return LoadTrace(load, self.layer_ids, labels, phases)
+
+    def _added_up(self, starts: Sequence[int]) -> LoadTrace:
+        """Add up the steps between each two successive ``starts``."""
+        spans = [slice(start, end) for start, end in pairwise(starts)]
+        added = np.stack([_add_up(self.load[span]) for span in spans])
+        labels = None if self.labels is None else [join_labels(self.labels[span]) for span in spans]
+        phases = None if self.phases is None else [join_phases(self.phases[span]) for span in spans]
+        return LoadTrace(_frozen(added), self.layer_ids, labels, phases)
 
     def _check_steps(self, name: str, num_steps: int) -> None:
         if check_integer(name, num_steps, least=-(2**63)) < 1 or num_steps > self.num_steps:
@@ -145,7 +247,8 @@ class LoadTrace:
             )
 
 
-def _as_trace(given: object) -> npt.NDArray[Any]:
+def as_steps(given: object) -> npt.NDArray[Any]:
+    """Return loads as a read-only array [steps, layers, experts] of integers or float64; copied if it can be written."""
     array = _as_numbers(given)
     if array.ndim == 2:
         array = array[np.newaxis]
@@ -173,12 +276,11 @@ def _as_numbers(given: object) -> npt.NDArray[Any]:
     )
 
 
-def _check_tokens(load: npt.NDArray[Any]) -> None:
-    low, high = load.min(), load.max()
-    if low >= 0 and np.isfinite(high):
-        _check_total(load, float(high))
+def check_tokens(load: npt.NDArray[Any], first_step: int = 0) -> None:
+    """Refuse negative and infinite loads and nan, naming step (counted from ``first_step``), layer and expert."""
+    if load.min() >= 0 and np.isfinite(load.max()):
         return
-    for step, layers in enumerate(load):
+    for step, layers in enumerate(load, first_step):
         wrong = ~(np.isfinite(layers) & (layers >= 0))
         if wrong.any():
             layer, expert = (int(i) for i in np.argwhere(wrong)[0])
@@ -189,16 +291,157 @@ def _check_tokens(load: npt.NDArray[Any]) -> None:
             )
 
 
-def _check_total(load: npt.NDArray[Any], high: float) -> None:
-    limit = 2.0**62 if load.dtype.kind in "iu" else 1e300
-    if high <= limit / load.size:
-        return
+def check_total(load: npt.NDArray[Any], high: float, before: float = 0.0) -> float:
+    """Refuse loads, ``high`` the largest, that would overflow beside those ``before``; returns a bound on the sum so far."""
+    limit = _LARGEST_WHOLE if load.dtype.kind in "iu" else _LARGEST
+    if high <= (limit - before) / load.size / 2:
+        return before + high * load.size
     with np.errstate(over="ignore"):
-        total = float(load.sum(dtype=np.float64))
+        total = before + float(load.sum(dtype=np.float64))
     if total > limit:
         raise ArgumentError(
             f"loads as large as {high:g}", f"all loads must add up to at most {limit:g}", "give loads in tokens, or scale them"
         )
+    return total
+
+
+def as_layer_ids(given: Iterable[int], num_layers: int) -> tuple[int, ...]:
+    """Return one distinct number a layer; 0, 1, 2, ... where none are given."""
+    layer_ids = tuple(int(i) for i in given) or tuple(range(num_layers))
+    if len(layer_ids) != num_layers or len(set(layer_ids)) != len(layer_ids):
+        raise ArgumentError(
+            f"layer_ids has {len(layer_ids)} entries, {len(set(layer_ids))} of them distinct",
+            f"it must name each of the {num_layers} layers once",
+            "give one number a layer",
+        )
+    return layer_ids
+
+
+def as_labels(given: Iterable[object] | None, num_steps: int, what: str = "labels") -> tuple[str, ...] | None:
+    """Return one name a step, or None where none are given."""
+    if given is None:
+        return None
+    names = tuple(str(name) for name in given)
+    if len(names) != num_steps:
+        raise ArgumentError(f"{what} has {len(names)} entries", f"it needs one a step ({num_steps})", "give one name a step")
+    return names
+
+
+def as_phases(given: Iterable[object] | None, num_steps: int) -> tuple[str, ...] | None:
+    """Return one name a step, none of them empty, or None where none are given."""
+    if isinstance(given, str):
+        raise ArgumentError(f"phases is {given!r}", "it must hold one name a step", f"give [{given!r}] * {num_steps}")
+    phases = as_labels(given, num_steps, "phases")
+    if phases is not None and "" in phases:
+        raise ArgumentError(f"phases[{phases.index('')}] is empty", "every step needs a phase's name", "name it")
+    return phases
+
+
+def join_labels(names: Iterable[str]) -> str:
+    """Return the one label, or the different ones joined with ``+``: three of them, the others counted.
+
+    >>> join_labels(["code", "code"]), join_labels("abcade")
+    ('code', 'a+b+c+2 more')
+    """
+    different = list(dict.fromkeys(names))
+    more = [f"{len(different) - _NAMED} more"] if len(different) > _NAMED else []
+    return "+".join(different[:_NAMED] + more)
+
+
+def join_phases(names: Iterable[str]) -> str:
+    """Return the one phase, or ``mixed``.
+
+    >>> join_phases(["decode", "decode"]), join_phases(["prefill", "decode"])
+    ('decode', 'mixed')
+    """
+    first, *others = dict.fromkeys(names)
+    return MIXED if others else first
+
+
+def _names_together(
+    given: Sequence[Sequence[str] | None], num_steps: int, joined: Callable[[Iterable[str]], str]
+) -> list[str] | None:
+    known = [names for names in given if names is not None]
+    if len(known) < len(given):
+        return None
+    return [joined([names[step] for names in known]) for step in range(num_steps)]
+
+
+def _as_positive(name: str, value: object) -> float:
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not is_number or not 0 < cast(float, value) <= _LARGEST:
+        raise ArgumentError(f"{name} is {value!r}", f"it must be a number above 0, at most {_LARGEST:g}", "give such a number")
+    return cast(float, value)
+
+
+def _as_weights(given: Sequence[float] | None, count: int) -> list[float]:
+    """Return one factor a trace: ints where all are whole, so that whole loads stay whole."""
+    if given is None:
+        return [1] * count
+    weights = [_as_positive(f"weights[{i}]", weight) for i, weight in enumerate(given)]
+    if len(weights) != count:
+        raise ArgumentError(f"weights has {len(weights)} entries", f"it needs one a trace ({count})", "give one factor a trace")
+    if all(weight == int(weight) for weight in weights):
+        return [int(weight) for weight in weights]
+    return [float(weight) for weight in weights]
+
+
+def _check_fit(traces: Sequence[LoadTrace]) -> None:
+    if not traces:
+        raise ArgumentError("traces is empty", "a mix needs at least one trace", "give the traces to add up")
+    for number, trace in enumerate(traces):
+        if not isinstance(trace, LoadTrace):
+            raise ArgumentError(
+                f"traces[{number}] is a {type(trace).__name__}", "a mix adds up LoadTraces", "make one with LoadTrace(load)"
+            )
+        first = traces[0]
+        if trace.load.shape[1:] != first.load.shape[1:]:
+            raise ArgumentError(
+                f"traces[{number}] has {trace.num_layers} layers of {trace.num_experts} experts",
+                f"it needs those of traces[0], {first.num_layers} of {first.num_experts}",
+                "mix traces of one model",
+            )
+        if trace.layer_ids != first.layer_ids:
+            raise ArgumentError(
+                f"traces[{number}] has the layer_ids {_shown(trace.layer_ids)}",
+                f"it needs those of traces[0], {_shown(first.layer_ids)}",
+                "mix traces of one model",
+            )
+
+
+def _shown(layer_ids: Sequence[int]) -> str:
+    return ", ".join(str(i) for i in layer_ids[:8]) + (", ..." if len(layer_ids) > 8 else "")
+
+
+def _add_weighted(loads: Sequence[npt.NDArray[Any]], factors: Sequence[float]) -> npt.NDArray[Any]:
+    """Add up step by step: beside the result only a step of temporary memory."""
+    is_whole = all(load.dtype.kind in "iu" for load in loads) and all(isinstance(factor, int) for factor in factors)
+    _check_mixed_total(loads, factors, _LARGEST_WHOLE if is_whole else _LARGEST)
+    total = np.zeros(loads[0].shape, np.int64 if is_whole else np.float64)
+    for load, factor in zip(loads, factors, strict=True):
+        for sum_of_step, step in zip(total, load, strict=True):
+            sum_of_step += factor * step.astype(total.dtype)
+    return total
+
+
+def _check_mixed_total(loads: Sequence[npt.NDArray[Any]], factors: Sequence[float], limit: float) -> None:
+    total = sum(factor * float(load.sum(dtype=np.float64)) for load, factor in zip(loads, factors, strict=True))
+    if max(total, *factors) > limit:
+        raise ArgumentError(
+            f"the weighted loads add up to {total:g}", f"weights and all loads together must be at most {limit:g}", "scale them"
+        )
+
+
+def _starts_of_windows(totals: Iterable[float], needed: float) -> list[int]:
+    """Return where windows start, and last where the last one ends: each as soon as it has what is needed."""
+    starts = [0]
+    held: float = 0
+    for step, total in enumerate(totals, 1):
+        held += total
+        if held >= needed > 0:
+            starts.append(step)
+            held = 0
+    return starts
 
 
 def _add_up(load: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -6,17 +6,18 @@ What each format may hold is described in docs/load-files.md. Nothing is ever un
 from __future__ import annotations
 
 import io
+import math
 import os
 import shutil
 import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from equipoise.errors import FileError, MissingExtraError
 from equipoise.files.atomic import whole_file
 
+_BLOCK_BYTES = 2**21
 _KNOWN = "equipoise reads .npz, .npy, .csv, .json and .pt"
 
 
@@ -34,7 +36,31 @@ class FoundLoad:
     load: npt.NDArray[Any]
     layer_ids: tuple[int, ...] = ()
     labels: tuple[str, ...] | None = None
+    phases: tuple[str, ...] | None = None
     name: str = ""
+
+
+class StepNames(NamedTuple):
+    """The small arrays beside a load."""
+
+    layer_ids: tuple[int, ...] = ()
+    labels: tuple[str, ...] | None = None
+    phases: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class FoundSteps:
+    """A file whose load can be read a few steps at a time: its array, unchecked, and the names that came with it.
+
+    ``member`` is the array's place in a ``.npz``, None in a ``.npy``; ``shape`` is [steps, layers, experts].
+    """
+
+    path: Path
+    name: str
+    member: str | None
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    names: StepNames
 
 
 def read_load(path: str | os.PathLike[str] | BinaryIO) -> FoundLoad:
@@ -58,13 +84,64 @@ def read_load(path: str | os.PathLike[str] | BinaryIO) -> FoundLoad:
         return replace(found, name=name)
 
 
+def open_steps(path: str | os.PathLike[str]) -> FoundSteps:
+    """Open a ``.npy``, or a ``.npz`` (compressed or not), told apart by content, to be read a few steps at a time.
+
+    Raises
+    ------
+    FileError
+        When the file cannot be read, is of a kind that does not stream, or is cut short.
+    """
+    if not isinstance(path, (str, os.PathLike)) or str(path) == "-":
+        name = "standard input" if str(path) == "-" else str(getattr(path, "name", "the stream"))
+        raise FileError(f"{name} can be read only once", "a stream starts again at will", "write it to a file first")
+    with _opened(path) as (file, name), _naming_damage(name):
+        head = file.read(4096)
+        file.seek(0)
+        if head.startswith(b"\x93NUMPY"):
+            member, names = None, StepNames()
+        elif head.startswith(b"PK"):
+            member, names = _member_of_npz(file, name)
+        else:
+            raise FileError(
+                f"{name} is neither .npy nor .npz",
+                "only these stream; LoadTrace.read takes the others into memory",
+                "read it whole, or write it as .npz with LoadTrace.write",
+            )
+        with _array_content(file, member) as (content, size):
+            return FoundSteps(Path(path), name, member, *_layout(content, size, name), names)
+
+
+def read_steps(found: FoundSteps) -> Iterator[npt.NDArray[Any]]:
+    """Read the load from its start, in read-only blocks [some steps, layers, experts] of about 2 MB (at least a step)."""
+    with (
+        _opened(found.path) as (file, name),
+        _naming_damage(name),
+        _array_content(file, found.member) as (content, size),
+    ):
+        (num_steps, *rest), dtype = _layout(content, size, name)
+        if (num_steps, *rest) != found.shape or dtype != found.dtype:
+            raise FileError(f"{name} has changed since it was opened", "it must stay as it was", "open it again")
+        bytes_of_step = rest[0] * rest[1] * dtype.itemsize
+        for steps in _chunks(num_steps, max(1, _BLOCK_BYTES // bytes_of_step)):
+            yield np.frombuffer(content.read(steps * bytes_of_step), dtype).reshape(steps, *rest)
+
+
+def _chunks(total: int, size: int) -> Iterator[int]:
+    for start in range(0, total, size):
+        yield min(size, total - start)
+
+
 def write_load(
-    path: str | os.PathLike[str], load: npt.NDArray[Any], layer_ids: Sequence[int], labels: Sequence[str] | None
+    path: str | os.PathLike[str],
+    load: npt.NDArray[Any],
+    layer_ids: Sequence[int],
+    labels: Sequence[str] | None,
+    phases: Sequence[str] | None = None,
 ) -> None:
-    """Write a load as a compressed ``.npz`` with arrays ``load``, ``layer_ids`` and, where given, ``labels``."""
+    """Write a load as a compressed ``.npz``: arrays ``load``, ``layer_ids`` and, where given, ``labels`` and ``phases``."""
     arrays: dict[str, Any] = {"load": load, "layer_ids": np.asarray(layer_ids, np.int64)}
-    if labels is not None:
-        arrays["labels"] = np.asarray(labels, np.str_)
+    arrays.update({key: np.asarray(names, np.str_) for key, names in (("labels", labels), ("phases", phases)) if names})
     with whole_file(path) as file:
         np.savez_compressed(file, **arrays)
 
@@ -112,8 +189,12 @@ def _reader_of(head: bytes, name: str) -> Callable[[BinaryIO, str], FoundLoad]:
 
 
 def _refuse_pickle(file: BinaryIO, name: str) -> FoundLoad:
-    raise FileError(
-        f"{name} is or holds a pickle", "pickles can run any code and are never loaded", "save it with numpy.savez instead"
+    raise _a_pickle(name)
+
+
+def _a_pickle(name: str) -> FileError:
+    return FileError(
+        f"{name} is or holds a pickle", "pickles can run any code and are never loaded", "save numbers with numpy.savez"
     )
 
 
@@ -134,18 +215,79 @@ def _read_zip(file: BinaryIO, name: str) -> FoundLoad:
 
 def _read_npz(file: BinaryIO, name: str) -> FoundLoad:
     with np.load(file, allow_pickle=False) as archive:
-        names = archive.files
-        chosen = "load" if "load" in names else names[0] if len(names) == 1 else None
-        if chosen is None:
-            raise FileError(
-                f"{name} holds the arrays {', '.join(names) or 'none'}",
-                "one must be called load, or there must be only one",
-                "rename the array that holds the counts",
-            )
-        layer_ids = tuple(int(i) for i in np.ravel(archive["layer_ids"])) if "layer_ids" in names else ()
-        key = next((k for k in ("labels", "label") if k in names), None)
-        labels = tuple(str(label) for label in np.ravel(archive[key])) if key else None
-        return FoundLoad(archive[chosen], layer_ids, labels)
+        chosen = _chosen_array(archive.files, name)
+        return FoundLoad(archive[chosen], *_names_in(archive))
+
+
+def _chosen_array(names: Sequence[str], name: str) -> str:
+    chosen = "load" if "load" in names else names[0] if len(names) == 1 else None
+    if chosen is None:
+        raise FileError(
+            f"{name} holds the arrays {', '.join(names) or 'none'}",
+            "one must be called load, or there must be only one",
+            "rename the array that holds the counts",
+        )
+    return chosen
+
+
+def _names_in(archive: Mapping[str, Any]) -> StepNames:
+    layer_ids = tuple(int(i) for i in np.ravel(archive["layer_ids"])) if "layer_ids" in archive else ()
+    return StepNames(layer_ids, _step_names(archive, ("labels", "label")), _step_names(archive, ("phases", "phase")))
+
+
+def _step_names(archive: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, ...] | None:
+    key = next((k for k in keys if k in archive), None)
+    return None if key is None else tuple(str(name) for name in np.ravel(archive[key]))
+
+
+def _member_of_npz(file: BinaryIO, name: str) -> tuple[str, StepNames]:
+    with zipfile.ZipFile(file) as archive:
+        members = archive.namelist()
+    if any(member.endswith("data.pkl") for member in members):
+        raise FileError(
+            f"{name} is a torch file", "only .npy and .npz stream", "read it with LoadTrace.read and write it as .npz"
+        )
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        chosen, names = _chosen_array(arrays.files, name), _names_in(arrays)
+    return f"{chosen}.npy" if f"{chosen}.npy" in members else chosen, names
+
+
+@contextmanager
+def _array_content(file: BinaryIO, member: str | None) -> Iterator[tuple[BinaryIO, int]]:
+    """Give the bytes of a .npy, which may be a member of a .npz, from their start, and how many there are."""
+    if member is None:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        yield file, size
+    else:
+        with zipfile.ZipFile(file) as archive, archive.open(member) as content:
+            yield cast(BinaryIO, content), archive.getinfo(member).file_size
+
+
+def _layout(content: BinaryIO, size: int, name: str) -> tuple[tuple[int, int, int], np.dtype[Any]]:
+    """Read a .npy's header: shape [steps, layers, experts] and dtype of what follows."""
+    version = np.lib.format.read_magic(content)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, is_by_column, dtype = header(content)
+    if dtype.hasobject:
+        raise _a_pickle(name)
+    if len(shape) not in (2, 3) or 0 in shape or dtype.kind not in "iuf":
+        raise FileError(
+            f"{name} holds {dtype} of shape {list(shape)}",
+            "it must be numbers [steps, layers, experts] or [layers, experts], none of them 0",
+            "pick the array that holds the counts, or reshape it",
+        )
+    if is_by_column:
+        raise FileError(
+            f"{name} is stored column by column",
+            "a stream needs each step in one piece",
+            "save numpy.ascontiguousarray(load), or read it whole with LoadTrace.read",
+        )
+    if size - content.tell() < math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{size} bytes hold less than the shape {list(shape)}")
+    steps, layers, experts = (1, *shape)[-3:]
+    return (steps, layers, experts), dtype
 
 
 @contextmanager
@@ -157,9 +299,7 @@ def _naming_damage(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         if "allow_pickle" in str(error):
-            raise FileError(
-                f"{name} is or holds a pickle", "pickles can run any code and are never loaded", "save it with a number dtype"
-            ) from error
+            raise _a_pickle(name) from error
         raise FileError(
             f"{name} is damaged ({_first_line(error)})", "it must be a whole numpy or torch file", "write or copy it again"
         ) from error
