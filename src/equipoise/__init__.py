@@ -1,7 +1,8 @@
 """equipoise: balance the experts of Mixture-of-Experts models over GPUs.
 
 ``plan(load, cluster)`` says how many replicas each expert gets and which GPU holds each, with a proven bound on how much
-better any placement could be. ``rebalance_experts`` is DeepSeek's call, with a better planner behind it.
+better any placement could be; ``simulate(trace, cluster, policies)`` what plans reach on windows they have not seen, and
+``explain`` where the rest is lost. ``rebalance_experts`` is DeepSeek's call, with a better planner behind it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from equipoise.planning.planner import Plan as Plan
     from equipoise.planning.planner import plan as plan
     from equipoise.planning.published import balanced_packing as balanced_packing
+    from equipoise.simulating.explaining import explain as explain
+    from equipoise.simulating.replaying import simulate as simulate
+    from equipoise.streams import LoadStream as LoadStream
     from equipoise.trace import LoadTrace as LoadTrace
 
 __version__ = "0.1.0"
@@ -29,13 +33,16 @@ _HOME = {
     "Cluster": "cluster",
     "Constraints": "constraints",
     "EquipoiseError": "errors",
+    "LoadStream": "streams",
     "LoadTrace": "trace",
     "Placement": "placement",
     "Plan": "planning.planner",
     "RankCost": "costs",
     "balanced_packing": "planning.published",
+    "explain": "simulating.explaining",
     "plan": "planning.planner",
     "rebalance_experts": "planning.dropin",
+    "simulate": "simulating.replaying",
 }
 
 __all__ = [
@@ -43,13 +50,16 @@ __all__ = [
     "Cluster",
     "Constraints",
     "EquipoiseError",
+    "LoadStream",
     "LoadTrace",
     "Placement",
     "Plan",
     "RankCost",
     "balanced_packing",
+    "explain",
     "plan",
     "rebalance_experts",
+    "simulate",
 ]
 
 

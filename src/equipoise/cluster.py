@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -59,20 +60,22 @@ class Cluster:
         self._set("rank_speeds", self._checked_speeds())
         self._set("alive", self._checked_alive())
 
-    @property
+    @cached_property
     def num_slots(self) -> int:
         """Slots over all ranks."""
         return int(self.slot_counts.sum())
 
-    @property
+    @cached_property
     def slot_counts(self) -> npt.NDArray[np.int64]:
         """Slots of each rank, [ranks]."""
         return np.broadcast_to(np.asarray(self.slots_per_rank, np.int64), (self.num_ranks,))
 
-    @property
+    @cached_property
     def rank_of_slot(self) -> npt.NDArray[np.int64]:
         """Rank of each slot, [slots]; slots are numbered in rank order."""
-        return np.repeat(np.arange(self.num_ranks, dtype=np.int64), self.slot_counts)
+        ranks = np.repeat(np.arange(self.num_ranks, dtype=np.int64), self.slot_counts)
+        ranks.setflags(write=False)
+        return ranks
 
     @property
     def ranks_per_node(self) -> int:

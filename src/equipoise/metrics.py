@@ -30,15 +30,23 @@ def layer_balancedness(largest: FloatArray, ideal: FloatArray) -> FloatArray:
 
 def worst_layer(largest: FloatArray, ideal: FloatArray) -> float:
     """Return the balancedness of the worst layer that has load."""
-    return _over_loaded_layers(largest, ideal, 0.0)
+    return _quantile(layer_balancedness(largest, ideal), 0.0)
 
 
 def fifth_percentile(largest: FloatArray, ideal: FloatArray) -> float:
     """Return the 5th percentile of balancedness over the layers that have load, interpolated linearly."""
-    return _over_loaded_layers(largest, ideal, 5.0)
+    return _quantile(layer_balancedness(largest, ideal), 0.05)
 
 
-def _over_loaded_layers(largest: FloatArray, ideal: FloatArray, percent: float) -> float:
-    values = layer_balancedness(largest, ideal)
-    values = values[~np.isnan(values)]
-    return float(np.percentile(values, percent)) if values.size else 1.0
+def _quantile(values: FloatArray, level: float) -> float:
+    """Interpolate linearly between the two nearest of the values that are not nan; 1 without any.
+
+    As numpy's percentile, at a tenth of its time: a replay asks for two a window.
+    """
+    ranked = np.sort(values[~np.isnan(values)])
+    if not ranked.size:
+        return 1.0
+    position = level * (ranked.size - 1)
+    below = int(position)
+    above = min(below + 1, ranked.size - 1)
+    return float(ranked[below] + (position - below) * (ranked[above] - ranked[below]))

@@ -268,7 +268,7 @@ def test_help_and_version(run):
     for arguments in ((), ("--help",)):
         code, out, _ = run(*arguments)
         assert code == 0
-        assert all(name in out for name in ("inspect", "plan", "compare", "warmup"))
+        assert all(name in out for name in ("inspect", "plan", "compare", "simulate", "warmup"))
     assert run("--version") == (0, f"equipoise {equipoise.__version__}\n", "")
 
 
@@ -290,7 +290,22 @@ def test_options_grow_by_decision_only():
     ranks = ["--down", "--effort", "--home-share", "--speeds"]
     proofs = ["--prove", "--prove-layers", "--prove-seconds"]
     assert _options("plan") == sorted([*common, *shape, *ranks, *proofs, "--out", "--threads"])
-    assert _options("compare") == sorted([*common, *shape, "--candidates", "--noise", "--packing", "--rounds"])
+    assert _options("compare") == sorted(
+        [*common, *shape, "--candidates", "--effort", "--expert-bytes", "--noise", "--packing", "--rounds"]
+    )
+    cluster = ["--down", "--groups", "--locality", "--nodes", "--ranks", "--slots", "--speeds"]
+    replay = [
+        "--batches",
+        "--dispatch",
+        "--every",
+        "--expert-bytes",
+        "--link",
+        "--policy",
+        "--seed",
+        "--time-model",
+        "--window",
+    ]
+    assert _options("simulate") == sorted([*common, *cluster, *replay, "--folder", "--jobs", "--out"])
 
 
 @pytest.mark.compiled

@@ -7,7 +7,7 @@ import pytest
 
 import twins
 from equipoise import Cluster, plan
-from equipoise.planning import bounds, locality, planner
+from equipoise.planning import bounds, layers, locality
 from equipoise.planning.problem import Problem
 
 
@@ -61,7 +61,7 @@ def test_the_published_pairing_is_tried_where_it_could_end_lower(monkeypatch):
     load = (np.random.default_rng(3).random((60, 32)) ** 4 * 1000).astype(np.int64)
     arguments = {"num_groups": 8, "locality": "strict"}
     both = plan(load, Cluster(16, 4, 4), **arguments).largest
-    monkeypatch.setattr(planner, "pair_groups_as_published", planner.pair_groups)
+    monkeypatch.setattr(layers, "pair_groups_as_published", layers.pair_groups)
     exact_only = plan(load, Cluster(16, 4, 4), **arguments).largest
     assert (both <= exact_only).all()
     assert (both < exact_only).any()

@@ -237,7 +237,7 @@ def test_bad_arguments_name_value_rule_and_next_step(change, found):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["previous", "budget", "max_moves", "forecast"])
+@pytest.mark.parametrize("name", ["previous", "budget", "max_moves"])
 def test_parameters_of_later_versions_are_refused_by_name(name):
     """A parameter that would have no effect is not taken."""
     with pytest.raises(NotSupportedError, match=name):

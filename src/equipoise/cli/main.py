@@ -13,6 +13,7 @@ from equipoise import __version__
 from equipoise.cli.compare import CURVE, compare
 from equipoise.cli.inspect import inspect
 from equipoise.cli.plan import plan
+from equipoise.cli.simulate import simulate
 from equipoise.cli.warmup import warmup
 from equipoise.errors import EquipoiseError
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (inspect, plan, compare, warmup):
+for command in (inspect, plan, compare, simulate, warmup):
     app.command()(command)
 
 

@@ -21,6 +21,7 @@ HomeShare = Annotated[
 Speeds = Annotated[str, typer.Option(metavar="S,...", help="Relative speed of each rank, commas between. Default: all 1.")]
 Down = Annotated[str, typer.Option(metavar="R,...", help="Ranks that are down, counted from 0; their slots stay empty.")]
 Last = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the last N steps.")]
+ExpertBytes = Annotated[str | None, typer.Option(metavar="B", help="Size of one expert of one layer, such as 44MB.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of random choices.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no tables.")]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
 from equipoise.planning.problem import spread_slots
@@ -33,6 +36,31 @@ def whole_numbers(option: str, text: str) -> list[int]:
         return [int(number) for number in text.split(",") if number.strip()]
     except ValueError as error:
         raise ArgumentError(f"{option} is {text!r}", "it must be whole numbers with commas between", "try 0,3") from error
+
+
+def counts(option: str, text: str) -> list[int]:
+    """Read whole numbers >= 1 with commas between: each once, rising."""
+    given = [number.strip() for number in text.split(",") if number.strip()]
+    if not given or not all(number.isdecimal() and int(number) > 0 for number in given):
+        raise ArgumentError(
+            f"{option} is {text!r}", "it must be whole numbers >= 1 with commas between", "try 288 or 256,288,320"
+        )
+    return sorted({int(number) for number in given})
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def byte_size(option: str, text: str) -> float:
+    """Read a size in bytes: 44e6, 44MB or 42MiB."""
+    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([KMG]I?)?B?\s*", text, re.IGNORECASE)
+    try:
+        size = float(found[1]) * _UNITS[(found[2] or "").upper()] if found else 0.0
+    except ValueError:
+        size = 0.0
+    if not 0 < size < math.inf:
+        raise ArgumentError(f"{option} is {text!r}", "it must be a size > 0", "try 44MB, 42MiB or 44e6")
+    return size
 
 
 def _rank(number: int, ranks: int) -> int:

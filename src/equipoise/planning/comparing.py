@@ -8,6 +8,7 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
+import numpy.typing as npt
 
 from equipoise import metrics
 from equipoise.cluster import Cluster
@@ -21,6 +22,9 @@ from equipoise.planning.planner import plan
 from equipoise.planning.problem import Locality, Problem, make_problem
 from equipoise.planning.published import NOISY, named_composition, split_name
 from equipoise.trace import LoadTrace
+
+CANDIDATES = 128
+"""Packings an ensemble builds."""
 
 _LEAST_CALLS = 5
 
@@ -49,7 +53,7 @@ def compare_packings(
     noises: Sequence[float] = (0.1,),
     num_groups: int = 1,
     locality: str = "none",
-    candidates: int = 128,
+    candidates: int = CANDIDATES,
     rounds: int | None = None,
     seed: int = 0,
     progress: Callable[[], object] = lambda: None,
@@ -90,6 +94,27 @@ def expand_variants(packings: Sequence[str], noises: Sequence[float]) -> list[tu
         raise ArgumentError("nothing to compare", "name at least one packing and one noise", "try lpt+best_swap")
     variants = [(name, noise) for name in packings for noise in (noises if split_name(name)[0] in NOISY else (None,))]
     return list(dict.fromkeys(variants))
+
+
+def pack_as_published(
+    load: npt.ArrayLike,
+    cluster: Cluster,
+    packing: str,
+    *,
+    num_groups: int = 1,
+    locality: str = "none",
+    noise: float = 0.1,
+    seed: int = 0,
+) -> Placement:
+    """Plan a load by a published packing, such as ``lpt+swap``: greedy counts, then that packing.
+
+    Raises
+    ------
+    ArgumentError, NotSupportedError
+        On an unknown name, and where ranks differ.
+    """
+    composition = _composition((packing, noise if split_name(packing)[0] in NOISY else None), CANDIDATES, None, seed)
+    return _run(make_problem(load, cluster, num_groups, locality), composition).placement
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from equipoise import metrics
-from equipoise.checks import check_choice, check_integer, check_seed
+from equipoise.checks import check_choice, check_seed
 from equipoise.cluster import Cluster
 from equipoise.constraints import Constraints
 from equipoise.costs import TOKENS, RankCost
 from equipoise.errors import ArgumentError, NotSupportedError
+from equipoise.forecasting.protocol import Forecaster
 from equipoise.kernels.types import Floats, Ints
 from equipoise.placement import Placement
-from equipoise.planning.bounds import gap, lower_bound, sharpened, without_rounding
-from equipoise.planning.composition import solve
-from equipoise.planning.efforts import EFFORTS, Stage
-from equipoise.planning.locality import Pairing, pair_groups, pair_groups_as_published, rows_by_load
+from equipoise.planning.backtesting import forecast_load
+from equipoise.planning.bounds import gap, without_rounding
+from equipoise.planning.efforts import EFFORTS
+from equipoise.planning.layers import plan_layers
 from equipoise.planning.problem import Locality, Problem, make_problem
-from equipoise.planning.softening import plan_softly
 from equipoise.trace import LoadTrace
 
 
@@ -95,7 +94,7 @@ def plan(
     previous: Placement | None = None,
     budget: Any = None,
     max_moves: int | None = None,
-    forecast: Any = None,
+    forecast: str | Forecaster | None = None,
     dispatch: str = "equal",
     constraints: Constraints | None = None,
     cost: RankCost | None = None,
@@ -107,7 +106,7 @@ def plan(
     Parameters
     ----------
     load : array_like or LoadTrace
-        Tokens, [layers, experts]; [steps, layers, experts] and traces are added up over steps.
+        Tokens, [layers, experts]; [steps, layers, experts] and traces are added up over steps, unless a forecast is named.
     cluster : Cluster
         Ranks may differ in slots and speed, and be down; every slot of a rank that is up is filled.
     num_groups : int
@@ -123,7 +122,11 @@ def plan(
     cost : RankCost, optional
         What a rank's time is made of, where it is more than tokens; it is planned for and reported, and bounded by the ideal
         alone.
-    previous, budget, max_moves, forecast, dispatch
+    forecast : str or Forecaster, optional
+        What is to be planned for, from the steps of ``load`` as past windows: ``last``, ``mean:8``, ``exponential:0.5``,
+        ``quantile:8,0.75``, ``scenarios:8``, ``auto`` (:mod:`equipoise.forecasting`). The figures of the plan are then on the
+        forecast.
+    previous, budget, max_moves, dispatch
         Kept for what this version cannot do yet; anything but the default is refused.
     seed : int
         In [0, 2**63); no step draws random numbers, so it changes nothing.
@@ -154,13 +157,16 @@ def plan(
     >>> result.balancedness, result.bound.tolist()
     (0.9, [45.0])
     """
-    _refuse_unsupported(previous=previous, budget=budget, max_moves=max_moves, forecast=forecast)
+    _refuse_unsupported(previous=previous, budget=budget, max_moves=max_moves)
     check_choice("effort", effort, tuple(EFFORTS))
     check_choice("dispatch", dispatch, ("equal",))
     check_seed(seed)
-    problem = make_problem(load, cluster, num_groups, locality, TOKENS if cost is None else cost)
+    trace = load if isinstance(load, LoadTrace) else LoadTrace(load)  # type: ignore[arg-type]
+    problem = make_problem(trace, cluster, num_groups, locality, TOKENS if cost is None else cost)
+    if forecast is not None:
+        problem = replace(problem, load=forecast_load(trace, problem, forecast))
     home_share = _checked_home_share(problem, constraints)
-    found = _over_threads(problem, EFFORTS[effort], home_share, num_threads)
+    found = plan_layers(problem, EFFORTS[effort], home_share, num_threads)
     base = problem.cost.per_rank
     largest, ideal, bound = found.largest + base, problem.ideal + base, found.bound + base
     bound = without_rounding(bound, largest)
@@ -181,97 +187,6 @@ def plan(
         seed=seed,
         cost=problem.cost,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Layers:
-    """What planning a chunk of layers gives: ``slots`` [layers, slots], ``home_of_group`` [layers, groups], others [layers]."""
-
-    slots: Ints
-    largest: Floats
-    bound: Floats
-    home_share: Floats
-    strict_largest: Floats
-    home_of_group: Ints
-
-    def better(self, other: _Layers) -> _Layers:
-        """Keep of each layer the plan that ends earlier, this one on ties."""
-        wins = other.largest < self.largest
-        parts = {}
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            parts[field.name] = np.where(wins[:, np.newaxis] if mine.ndim == 2 else wins, theirs, mine)
-        return _Layers(**parts | {"strict_largest": np.fmin(self.strict_largest, other.strict_largest)})
-
-
-def _over_threads(problem: Problem, stages: tuple[Stage, ...], home_share: float, num_threads: int) -> _Layers:
-    """Plan chunks of layers on threads of their own; kernels let go of the interpreter lock."""
-    check_integer("num_threads", num_threads)
-    chunks = [chunk for chunk in np.array_split(problem.load, num_threads) if len(chunk)]
-    if len(chunks) == 1:
-        return _plan_layers(problem, stages, home_share)
-    with ThreadPoolExecutor(len(chunks)) as pool:
-        parts = list(pool.map(lambda chunk: _plan_layers(replace(problem, load=chunk), stages, home_share), chunks))
-    return _Layers(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(_Layers)))
-
-
-def _plan_layers(problem: Problem, stages: tuple[Stage, ...], home_share: float) -> _Layers:
-    pairing = pair_groups(problem)
-    if pairing is None:
-        return _plan_freely(problem, stages)
-    found = _plan_on_nodes(problem, pairing, stages[:1], home_share)
-    for last in range(2, len(stages) + 1):
-        found = found.better(_plan_on_nodes(problem, pairing, stages[:last], home_share))
-    return found
-
-
-def _plan_freely(problem: Problem, stages: tuple[Stage, ...]) -> _Layers:
-    everything = np.ones(problem.num_layers)
-    slots, largest, bound = solve(problem, rows_by_load(problem, None), stages, np.zeros(problem.num_layers))
-    bound = problem.ideal if problem.cost.per_active else sharpened(problem, bound, largest, stages)
-    nowhere = np.zeros((problem.num_layers, problem.num_groups), np.int64)
-    return _Layers(slots, largest, bound, everything, np.full_like(everything, np.nan), nowhere)
-
-
-def _plan_on_nodes(problem: Problem, pairing: Pairing, stages: tuple[Stage, ...], home_share: float) -> _Layers:
-    """Plan with groups at home: strictly, or softly from there.
-
-    Efforts differ in which pairing wins and in where soft plans start, so a higher one need not end earlier by itself: all
-    below it are planned as well, and the best kept a layer.
-    """
-    if problem.locality == "strict":
-        bound = lower_bound(problem, pairing)
-        slots, largest, home = _plan_strictly(problem, pairing, stages, bound)
-        return _Layers(slots, largest, bound, np.ones(problem.num_layers), largest, home)
-    bound = lower_bound(problem, None)
-    home, start, strict_largest = pairing.node_of_group, None, np.full(problem.num_layers, np.nan)
-    if problem.can_be_strict:
-        start, strict_largest, home = _plan_strictly(problem, pairing, stages, bound)
-    slots, largest, share = plan_softly(problem, home, start, home_share, stages, bound)
-    return _Layers(slots, largest, bound, share, strict_largest, home)
-
-
-def _plan_strictly(problem: Problem, pairing: Pairing, stages: tuple[Stage, ...], bound: Floats) -> tuple[Ints, Floats, Ints]:
-    """Plan with the exact pairing, and with LPT's where that could still end lower; keep the better a layer.
-
-    The lightest heaviest node does not always give the lightest heaviest rank: two hot experts may meet on that node. Returns
-    expert_of_slot, the slowest rank's time and the node of each group.
-    """
-    slots, largest, _ = solve(problem, rows_by_load(problem, pairing.node_of_expert(problem.num_experts)), stages, bound)
-    home = pairing.node_of_group.copy()
-    published = pair_groups_as_published(problem)
-    assert published is not None
-    worth = np.flatnonzero(problem.cost.per_token * published.level < largest * (1.0 - stages[-1].slack))
-    worth = worth[(published.node_of_group[worth] != home[worth]).any(axis=1)]
-    if worth.size:
-        part = replace(problem, load=np.ascontiguousarray(problem.load[worth]))
-        node_of_expert = published.node_of_expert(problem.num_experts)[worth]
-        other_slots, other_largest, _ = solve(part, rows_by_load(part, node_of_expert), stages, bound[worth])
-        better = other_largest < largest[worth]
-        slots[worth[better]] = other_slots[better]
-        largest[worth[better]] = other_largest[better]
-        home[worth[better]] = published.node_of_group[worth[better]]
-    return slots, largest, home
 
 
 def _checked_home_share(problem: Problem, constraints: Constraints | None) -> float:

@@ -1,0 +1,229 @@
+"""``equipoise simulate``: what policies reach on windows they have not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from equipoise.cli import options
+from equipoise.cli.output import out, print_json, progress_bar, table, working
+from equipoise.cli.shaping import byte_size, counts, make_cluster
+from equipoise.cluster import Cluster
+from equipoise.errors import ArgumentError
+from equipoise.placement import Placement
+from equipoise.planning.warming import warm_up
+from equipoise.simulating.policies import ONCE, FixedPolicy, Policy, make_policy
+from equipoise.simulating.replaying import simulate as replay
+from equipoise.simulating.results import PolicyResult, Simulation, paired_difference
+from equipoise.simulating.sweeping import open_trace, sweep
+from equipoise.simulating.timing import TIME_MODELS, TimeModel, make_time_model
+
+_POLICY_HELP = (
+    "What plans: a forecast (last, mean:8, exponential:0.5,0.5, quantile:8,0.75, auto) and settings (effort=, planner=, "
+    "slots=, every=, trigger=, groups=, locality=), or a placement file. Repeat it to compare. Default: last and auto."
+)
+_DISPATCH_HELP = "How an expert's tokens are split over its replicas: equal, hash, round_robin or nearest."
+_PLACEMENT_ENDINGS = (".json", ".npz")
+_MOST_EXPLAINED = 3
+
+
+def simulate(
+    loads: Annotated[list[str], typer.Argument(metavar="TRACE...", help="Load files, or - for standard input.")],
+    ranks: options.Ranks,
+    slots: Annotated[str, typer.Option(metavar="N,...", help="Places for replicas over all ranks; several are tried.")],
+    policy: Annotated[list[str] | None, typer.Option(metavar="POLICY", help=_POLICY_HELP)] = None,
+    every: Annotated[str, typer.Option(metavar="W,...", help="Windows between plans, or once; several are tried.")] = "1",
+    window: Annotated[int, typer.Option(min=1, metavar="W", help="Steps to add up for a window.")] = 1,
+    nodes: options.Nodes = 1,
+    groups: options.Groups = 1,
+    locality: Annotated[str, typer.Option(help="none or strict (a group stays on one node).")] = "none",
+    speeds: options.Speeds = "",
+    down: options.Down = "",
+    dispatch: Annotated[str, typer.Option(help=_DISPATCH_HELP)] = "equal",
+    time_model: Annotated[str, typer.Option(help=f"What windows and moves take: {', '.join(TIME_MODELS)}.")] = "tokens",
+    expert_bytes: options.ExpertBytes = None,
+    link: Annotated[str | None, typer.Option(metavar="B", help="Bytes a second that a rank receives, such as 50GB.")] = None,
+    batches: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Batches in a window, to count active experts. Default: --window.")
+    ] = None,
+    folder: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Keep each policy's simulation there; what is there is not run again.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes for several simulations; -1 for all cores.")] = 1,
+    out_file: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Write the simulation, for equipoise report.")
+    ] = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Replay a trace: policies plan on the past, and the next window is scored."""
+    silent = quiet or json
+    slot_counts, intervals = counts("--slots", slots), _intervals(every)
+    cluster = make_cluster(ranks, slot_counts[0], nodes, speeds, down)
+    model = _time_model(time_model, expert_bytes, link)
+    policies = [_policy(text, groups, locality, intervals[0]) for text in policy or ["last", "auto"]]
+    how = {"dispatch": dispatch, "time_model": model, "batches_per_window": batches or window, "seed": seed}
+    with working("compiling, once a machine", quiet=silent):
+        warm_up(everything=False)
+    if len(loads) == len(slot_counts) == len(intervals) == jobs == 1 and folder is None:
+        found = {loads[0]: _replay(loads[0], cluster, policies, window, how, silent)}
+    else:
+        spread = {"slots": slot_counts if len(slot_counts) > 1 else [], "every": intervals if len(intervals) > 1 else []}
+        found = _sweep(loads, cluster, policies, {**how, **spread, "window": window, "folder": folder, "jobs": jobs}, silent)
+    if out_file is not None:
+        _write(found, out_file)
+    if json:
+        setting = {"ranks": ranks, "dispatch": dispatch, "time_model": model.name, "out": out_file}
+        print_json({**setting, "traces": [{"trace": load, **as_json(simulation)} for load, simulation in found.items()]})
+    elif not quiet:
+        for load, simulation in found.items():
+            _show(load, simulation, model)
+        if out_file is not None:
+            out.print(f"written to {out_file}", soft_wrap=True)
+
+
+def _replay(
+    load: str, cluster: Cluster, policies: Sequence[Policy], window: int, how: dict[str, Any], silent: bool
+) -> Simulation:
+    """Replay one trace under all policies side by side, with a bar that counts windows."""
+    with working("reading", quiet=silent):
+        trace = open_trace(load, window)
+    with progress_bar("replaying", trace.num_steps or 0, quiet=silent) as advance:
+        return replay(trace, cluster, policies, **how, progress=advance)
+
+
+def _sweep(
+    loads: list[str], cluster: Cluster, policies: list[Policy], how: dict[str, Any], silent: bool
+) -> dict[str, Simulation]:
+    """Run every combination as a job of its own, with a bar that counts jobs; then put each trace's side by side."""
+    total = len(loads) * len(policies) * max(1, len(how["slots"])) * max(1, len(how["every"]))
+    with progress_bar("simulating", total, quiet=silent) as advance:
+        cells = sweep({load: load for load in loads}, cluster, policies, **how, progress=advance)
+    return {load: _side_by_side([cell.found for cell in cells if cell.trace == load]) for load in loads}
+
+
+def _side_by_side(simulations: list[Simulation]) -> Simulation:
+    return replace(simulations[0], policies=tuple(result for one in simulations for result in one.policies))
+
+
+def _write(found: dict[str, Simulation], path: str) -> None:
+    """Write one simulation; of several traces, one a file, numbered before the ending."""
+    for number, simulation in enumerate(found.values()):
+        name = Path(path)
+        simulation.write(name if len(found) == 1 else name.with_stem(f"{name.stem}-{number}"))
+
+
+def _policy(text: str, groups: int, locality: str, every: int) -> Policy:
+    """Return a policy from an option: a placement file, or a policy by parts with the command's settings as defaults."""
+    if text.lower().endswith(_PLACEMENT_ENDINGS):
+        return FixedPolicy(Placement.read(text), text)
+    return make_policy(text, num_groups=groups, locality=locality, every=every)
+
+
+def _intervals(text: str) -> list[int]:
+    if not text.strip():
+        raise ArgumentError("--every is empty", "it must be whole numbers >= 1, or once", "try 1,4,once")
+    return [ONCE if part.strip() == "once" else counts("--every", part)[0] for part in text.split(",")]
+
+
+def _time_model(name: str, expert_bytes: str | None, link: str | None) -> TimeModel:
+    model = make_time_model(name)
+    if expert_bytes is not None:
+        model = replace(model, expert_bytes=byte_size("--expert-bytes", expert_bytes))
+    if link is not None:
+        model = replace(model, link_bandwidth=byte_size("--link", link))
+    return model
+
+
+def _show(load: str, found: Simulation, model: TimeModel) -> None:
+    out.print(
+        f"{load}: {found.num_windows} windows scored, each planned for on those before; {found.num_ranks} ranks, "
+        f"dispatch {found.dispatch}",
+        soft_wrap=True,
+    )
+    first = found.policies[0]
+    timed = model.name != "tokens" or model.expert_bytes > 0
+    table(
+        "Balancedness on the next window in %, mean over windows; 100 is perfect",
+        ["policy", "slots", "balance", "p5", "worst", *["useful"] * timed, "moves", "ms"],
+        [_row(result, timed) for result in found.policies],
+    )
+    for result in found.policies[1:]:
+        gain = paired_difference(result, first)
+        out.print(
+            f"{result.name} against {first.name}: {100 * gain.mean:+.2f} points "
+            f"(95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f})",
+            soft_wrap=True,
+        )
+    for result in found.policies:
+        _show_notes(result, explained=len(found.policies) <= _MOST_EXPLAINED)
+    out.print("p5, worst: 5th percentile and worst of the layers, means over windows;", soft_wrap=True)
+    if timed:
+        out.print(f"useful: ideal time over time with stalls, by the time model {model.name}", soft_wrap=True)
+    out.print("moves: replicas received a window, all layers; ms: to forecast and plan, median", soft_wrap=True)
+
+
+def _row(result: PolicyResult, timed: bool) -> list[str]:
+    shares = (result.mean_balancedness, result.mean_fifth_percentile, result.mean_worst_layer)
+    return [
+        result.name,
+        str(result.num_slots),
+        *(f"{100 * share:.2f}" for share in shares),
+        *([f"{100 * result.useful_share:.1f}"] if timed else []),
+        f"{result.moves.mean():,.0f}" if result.moves.size else "-",
+        f"{result.milliseconds:.1f}",
+    ]
+
+
+def _show_notes(result: PolicyResult, *, explained: bool) -> None:
+    """Say what a figure alone would hide."""
+    if result.failure:
+        out.print(f"stopped: {result.failure}", soft_wrap=True)
+    if result.idle_windows:
+        out.print(f"{result.name}: {result.idle_windows} windows without load, left out of the means", soft_wrap=True)
+    if result.duplicates:
+        out.print(f"{result.name}: {result.duplicates} slots hold an expert that their rank holds already", soft_wrap=True)
+    if result.explanation and explained:
+        out.print(f"{result.name} {result.explanation}", soft_wrap=True)
+
+
+def as_json(found: Simulation) -> dict[str, Any]:
+    """Return a simulation's figures a policy, means and all windows."""
+    first = found.policies[0]
+    return {
+        "windows": found.num_windows,
+        "scored": "next-window",
+        "policies": [
+            {
+                "policy": result.name,
+                "slots": result.num_slots,
+                "balancedness": result.mean_balancedness,
+                "standard_error": result.standard_error,
+                "p5_layer": result.mean_fifth_percentile,
+                "worst_layer": result.mean_worst_layer,
+                "gain_on_first": asdict(paired_difference(result, first)),
+                "time": float(result.time.sum()),
+                "ideal_time": float(result.ideal_time.sum()),
+                "stall": float(result.stall.sum()),
+                "useful_share": result.useful_share,
+                "moves": int(result.moves.sum()),
+                "bytes_moved": float(result.bytes_moved.sum()),
+                "plans": int(result.is_renewed.sum()),
+                "idle_windows": result.idle_windows,
+                "duplicates": result.duplicates,
+                "failure": result.failure,
+                "explanation": result.explanation,
+                "milliseconds": result.milliseconds,
+                "per_window": {
+                    name: getattr(result, name)
+                    for name in ("balancedness", "worst_layer", "fifth_percentile", "time", "ideal_time", "moves", "stall")
+                },
+            }
+            for result in found.policies
+        ],
+    }

@@ -1,0 +1,1 @@
+"""From past windows to the load to plan for."""

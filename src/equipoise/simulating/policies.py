@@ -1,0 +1,302 @@
+"""What decides on placements while a trace is replayed: by its parts, a fixed placement, or anything with the same methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Protocol
+
+import numpy as np
+
+from equipoise.checks import check_choice, check_integer
+from equipoise.cluster import Cluster
+from equipoise.constraints import Constraints
+from equipoise.errors import ArgumentError
+from equipoise.forecasting.naming import make_forecaster
+from equipoise.forecasting.protocol import Forecaster, Memory
+from equipoise.kernels.scoring import audit
+from equipoise.kernels.types import Floats
+from equipoise.placement import Placement
+from equipoise.planning.backtesting import Backtest
+from equipoise.planning.comparing import pack_as_published
+from equipoise.planning.efforts import EFFORTS
+from equipoise.planning.planner import plan
+from equipoise.planning.problem import make_problem, spread_slots
+from equipoise.planning.published import named_composition, split_name
+from equipoise.simulating.triggers import Trigger, make_trigger
+
+OURS = "equipoise"
+ONCE = 0
+
+
+class Actor(Protocol):
+    """A policy at work on one trace. It is shown each window once, in order, after that window has been scored."""
+
+    def observe(self, load: Floats) -> None:
+        """See a window that is over, tokens [layers, experts], read-only."""
+        ...
+
+    def decide(self) -> Placement | None:
+        """Return the placement for the next window, or None to keep the one in use. Asked before each window but the first."""
+        ...
+
+
+class Policy(Protocol):
+    """Settings of a way to decide on placements."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in results."""
+        ...
+
+    def begin(self, cluster: Cluster, num_layers: int, num_experts: int) -> Actor:
+        """Return a policy at work that has seen nothing yet."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlannedPolicy:
+    """Plan by parts: a forecaster, a planner with its effort, redundancy, an interval and a trigger.
+
+    Parameters
+    ----------
+    forecast : str or Forecaster
+        What is planned for (:func:`equipoise.forecasting.naming.make_forecaster`).
+    effort : "fast", "default" or "best"
+        Of our planner.
+    planner : str
+        ``equipoise``, or a published packing such as ``lpt+swap`` (``equipoise compare`` lists them).
+    slots : int, optional
+        Slots over all ranks; default: the cluster's.
+    every : int
+        Windows between plans, >= 1; 0 plans once, after the first window.
+    trigger : str or Trigger
+        Whether a plan is worth it when its time has come (:mod:`equipoise.simulating.triggers`).
+    num_groups, locality, home_share
+        As for :func:`equipoise.plan`.
+    seed : int
+        Of published packings that draw random numbers.
+    label : str, optional
+        What it is called in results; default: its settings that differ from the defaults.
+
+    Examples
+    --------
+    >>> PlannedPolicy(forecast="auto", every=4).name
+    'auto,every=4'
+    """
+
+    forecast: str | Forecaster = "last"
+    effort: str = "default"
+    planner: str = OURS
+    slots: int | None = None
+    every: int = 1
+    trigger: str | Trigger = "always"
+    num_groups: int = field(default=1, metadata={"text": "groups"})
+    locality: str = "none"
+    home_share: float | None = None
+    seed: int = 0
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        make_forecaster(self.forecast)
+        make_trigger(self.trigger)
+        check_choice("effort", self.effort, tuple(EFFORTS))
+        check_integer("every", self.every, ONCE)
+        if self.planner != OURS:
+            named_composition(*split_name(self.planner))
+
+    @property
+    def name(self) -> str:
+        """What it is called in results."""
+        if self.label:
+            return self.label
+        parts = [make_forecaster(self.forecast).name]
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.name not in ("forecast", "label") and value != setting.default:
+                shown = "once" if setting.name == "every" and value == ONCE else getattr(value, "name", value)
+                parts.append(f"{setting.metadata.get('text', setting.name)}={shown}")
+        return ",".join(parts)
+
+    def begin(self, cluster: Cluster, num_layers: int, num_experts: int) -> Actor:
+        """Return the policy at work; what cannot be planned on ``cluster`` is refused here."""
+        cluster = self.on(cluster)
+        problem = make_problem(np.zeros((num_layers, num_experts)), cluster, self.num_groups, self.locality)
+        memory = make_forecaster(self.forecast).begin(Backtest(problem))
+        return _PlannedActor(self, cluster, memory, make_trigger(self.trigger))
+
+    def on(self, cluster: Cluster) -> Cluster:
+        """Return the cluster with the slots that this policy has on its ranks."""
+        if self.slots is None:
+            return cluster
+        return Cluster(
+            cluster.num_ranks,
+            spread_slots(self.slots, cluster.num_ranks),
+            cluster.num_nodes,
+            node_of_rank=cluster.node_of_rank,
+            rank_speeds=cluster.rank_speeds,
+            alive=cluster.alive,
+        )
+
+    def plan_for(self, load: Floats, cluster: Cluster) -> Placement:
+        """Plan for a load [layers, experts] with this policy's planner, on ``cluster`` as it is."""
+        groups, locality = self.num_groups, self.locality
+        if self.planner != OURS:
+            return pack_as_published(load, cluster, self.planner, num_groups=groups, locality=locality, seed=self.seed)
+        constraints = None if self.home_share is None else Constraints(self.home_share)
+        return plan(load, cluster, num_groups=groups, locality=locality, effort=self.effort, constraints=constraints).placement
+
+
+class _PlannedActor:
+    """A policy by parts at work."""
+
+    def __init__(self, policy: PlannedPolicy, cluster: Cluster, memory: Memory, trigger: Trigger) -> None:
+        self._policy = policy
+        self._cluster = cluster
+        self._memory = memory
+        self._trigger = trigger
+        self._placement: Placement | None = None
+        self._seen = 0
+
+    def observe(self, load: Floats) -> None:
+        self._memory.observe(load)
+        self._last = load
+        self._seen += 1
+
+    def decide(self) -> Placement | None:
+        every = self._policy.every
+        if self._placement is not None and (every == ONCE or (self._seen - 1) % every):
+            return None
+        if self._placement is not None and not self._trigger.is_due(self._placement, self._last):
+            return None
+        expected = self._memory.forecast()
+        found = self._policy.plan_for(expected, self._cluster)
+        if self._placement is not None and not self._trigger.is_worth_it(self._placement, found, expected):
+            return None
+        self._placement = found
+        return found
+
+    def explain(self) -> str:
+        """Say in words what the forecaster follows, where it can."""
+        said = getattr(self._memory, "explain", None)
+        return str(said()) if said is not None else ""
+
+
+@dataclass(frozen=True, eq=False)
+class FixedPolicy:
+    """One placement for the whole trace, such as an engine's own.
+
+    >>> from equipoise.cluster import Cluster
+    >>> FixedPolicy(Placement([[0, 1]], Cluster(2, 1), 2), "id order").name
+    'id order'
+    """
+
+    placement: Placement
+    label: str = "fixed"
+
+    @property
+    def name(self) -> str:
+        """What it is called in results."""
+        return self.label
+
+    def begin(self, cluster: Cluster, num_layers: int, num_experts: int) -> Actor:
+        """Return the policy at work; a placement for another model or other ranks is refused."""
+        check_fits(self.placement, cluster, num_layers, num_experts)
+        return _FixedActor(self.placement)
+
+
+class _FixedActor:
+    def __init__(self, placement: Placement) -> None:
+        self._next: Placement | None = placement
+
+    def observe(self, load: Floats) -> None:
+        pass
+
+    def decide(self) -> Placement | None:
+        placement, self._next = self._next, None
+        return placement
+
+
+def check_fits(placement: object, cluster: Cluster, num_layers: int, num_experts: int) -> Placement:
+    """Return a placement that serves every expert of this model on these ranks; refuse any other, by name.
+
+    Experts twice on a rank are accepted, since engines produce them (docs/semantics.md, 3).
+    """
+    if not isinstance(placement, Placement):
+        raise ArgumentError(
+            f"the placement is a {type(placement).__name__}", "it must be a Placement", "make one with Placement(...)"
+        )
+    if (placement.num_layers, placement.num_experts) != (num_layers, num_experts):
+        raise ArgumentError(
+            f"the placement has {placement.num_layers} layers of {placement.num_experts} experts",
+            f"the trace has {num_layers} of {num_experts}",
+            "pass a placement of the same model",
+        )
+    if placement.cluster.num_ranks != cluster.num_ranks:
+        raise ArgumentError(
+            f"the placement has {placement.cluster.num_ranks} ranks",
+            f"the cluster has {cluster.num_ranks}",
+            "pass a placement for the same ranks",
+        )
+    lost_layer, lost_expert, dead_layer, _ = audit(
+        placement.expert_of_slot, placement.cluster.rank_of_slot, np.asarray(cluster.alive), num_experts
+    )
+    if lost_layer >= 0:
+        raise ArgumentError(
+            f"layer {lost_layer}: expert {lost_expert} has no slot",
+            "every expert needs a slot in every layer",
+            "mend the planner that made it",
+        )
+    if dead_layer >= 0:
+        raise ArgumentError(
+            f"layer {dead_layer}: a rank that is down holds experts", "its slots must hold -1", "plan for the ranks that are up"
+        )
+    return placement
+
+
+def make_policy(given: str | Policy | Placement, **defaults: object) -> Policy:
+    """Return a policy from text: a forecaster's name, then settings with commas between; or wrap a placement.
+
+    ``defaults`` are settings of :class:`PlannedPolicy` that the text may override.
+
+    Raises
+    ------
+    ArgumentError
+        When a setting is unknown or does not fit.
+
+    Examples
+    --------
+    >>> make_policy("exponential:0.5,0.5,every=4,effort=fast").every
+    4
+    """
+    if isinstance(given, Placement):
+        return FixedPolicy(given)
+    if not isinstance(given, str):
+        return given
+    known = {setting.metadata.get("text", setting.name): setting for setting in fields(PlannedPolicy)}
+    parts = [part.strip() for part in given.split(",")]
+    first = next((i for i, part in enumerate(parts) if "=" in part), len(parts))
+    values: dict[str, object] = {**defaults}
+    if first:
+        values["forecast"] = ",".join(parts[:first])
+    for part in parts[first:]:
+        key, equals, text = part.partition("=")
+        if key not in known or not equals:
+            raise ArgumentError(
+                f"policy {given!r} has the setting {part!r}",
+                f"settings are {', '.join(known)}",
+                "try auto,every=4,effort=fast",
+            )
+        values[known[key].name] = _setting(given, key, text)
+    return PlannedPolicy(**values)  # type: ignore[arg-type]
+
+
+_WHOLE = ("slots", "every", "groups", "seed")
+
+
+def _setting(policy: str, key: str, text: str) -> object:
+    try:
+        if key == "every" and text == "once":
+            return ONCE
+        return int(text) if key in _WHOLE else float(text) if key == "home_share" else text
+    except ValueError as error:
+        raise ArgumentError(f"policy {policy!r} has {key}={text}", f"{key} must be a number", f"try {key}=4") from error
