@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from itertools import pairwise
 from typing import Annotated
 
-import numpy as np
-import numpy.typing as npt
 import typer
 
 from equipoise.checks import check_choice
 from equipoise.cli import options
+from equipoise.cli.chains import show_chains
 from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
-from equipoise.cli.selecting import read_part
+from equipoise.cli.redundancy import compare_redundancy
+from equipoise.cli.selecting import read_part, read_policy
 from equipoise.cli.shaping import byte_size, counts, make_cluster, numbers
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
@@ -27,7 +26,6 @@ from equipoise.planning.comparing import (
 )
 from equipoise.planning.efforts import EFFORTS
 from equipoise.planning.problem import even_slots, make_problem
-from equipoise.planning.redundancy import RedundancyScore, SlotSpending, score_redundancy, spend_slots, try_slots
 from equipoise.planning.warming import warm_up
 from equipoise.trace import LoadTrace
 
@@ -41,8 +39,7 @@ CURVE = "curve"
 _RANKS = 8
 _OF_PACKINGS = ("packing", "noise", "candidates", "rounds", "seed")
 _OF_SLOTS = ("effort", "expert_bytes")
-_LEAST_GAIN = 0.01
-_MOST_NAMED = 8
+_OF_CHAINS = ("policy", "level", "dispatch")
 
 
 def compare(
@@ -61,26 +58,37 @@ def compare(
         int | None, typer.Option(min=1, metavar="W", help="Pack every window of W steps, and score it on the next one too.")
     ] = None,
     last: options.Last = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say where balance is lost: bounds, locality, packing, forecast, dispatch.")
+    ] = False,
+    policy: options.Policies = None,
+    level: Annotated[str, typer.Option(help="rank, slot or rank,slot: what the largest is taken of; with --explain.")] = "rank",
+    dispatch: options.Dispatch = "equal",
     candidates: Annotated[int, typer.Option(min=1, help="Packings an ensemble builds.")] = 128,
     rounds: Annotated[int | None, typer.Option(min=0, help="Rounds of a refiner. Default: as published.")] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Compare packings, the published ones among them, or with several --slots what redundancy is worth."""
+    """Compare packings, the published ones among them; several --slots; or, with --explain, where policies lose balance."""
     silent = quiet or json
     slot_counts = [] if slots is None else counts("--slots", slots)
-    _refuse_mixed(context, slot_counts)
+    _refuse_mixed(context, slot_counts, explain)
     size = None if expert_bytes is None else byte_size("--expert-bytes", expert_bytes)
     names, noises = _names(packing), numbers("--noise", noise)
     trace, part = read_part(load, window, last, quiet=silent)
+    if explain:
+        cluster = make_cluster(ranks, slot_counts[0] if slot_counts else _default_slots(trace.num_experts, ranks), nodes)
+        policies = [read_policy(text, num_groups=groups, locality=locality) for text in policy or _policies(context, names)]
+        show_chains(trace, cluster, policies, _names(level), dispatch, groups, locality, seed, json=json, quiet=quiet)
+        return
     if window is None:
         trace = LoadTrace(trace.sum(), trace.layer_ids)
     if len(slot_counts) > 1:
         check_choice("locality", locality, ("none", "strict"))
         check_choice("effort", effort, tuple(EFFORTS))
         clusters = [make_cluster(ranks, even_slots(count, ranks, trace.num_experts) * ranks, nodes) for count in slot_counts]
-        _compare_redundancy(trace, clusters, groups, locality, effort, size, part, json=json, quiet=quiet)
+        compare_redundancy(trace, clusters, groups, locality, effort, size, part, json=json, quiet=quiet)
         return
     cluster = make_cluster(ranks, slot_counts[0] if slot_counts else _default_slots(trace.num_experts, ranks), nodes)
     check_choice("locality", locality, ("none", "strict", CURVE))
@@ -171,121 +179,17 @@ def _show_curve(scores: list[DialScore]) -> None:
     )
 
 
-def _compare_redundancy(
-    trace: LoadTrace,
-    clusters: list[Cluster],
-    groups: int,
-    locality: str,
-    effort: str,
-    expert_bytes: float | None,
-    part: str,
-    *,
-    json: bool,
-    quiet: bool,
-) -> None:
-    for cluster in clusters:
-        make_problem(trace, cluster, groups, locality)
-    with working("compiling, once a machine", quiet=quiet or json):
-        warm_up()
-    with progress_bar("planning", len(clusters) * trace.num_steps, quiet=quiet or json) as advance:
-        trials = try_slots(trace, clusters, num_groups=groups, locality=locality, effort=effort, progress=advance)
-    scores = score_redundancy(trials, expert_bytes=expert_bytes)
-    several = trace.num_steps > 1
-    spendings = [spend_slots(trials, score.slots) for score in scores[1:]] if several else []
-    ranks, nodes = clusters[0].num_ranks, clusters[0].num_nodes
-    if json:
-        setting = {"ranks": ranks, "nodes": nodes, "groups": groups, "locality": locality, "effort": effort}
-        shape = {"layers": trace.num_layers, "experts": trace.num_experts, "windows": trace.num_steps}
-        judged = {"scored": "next-window" if several else "in-sample", "layer_ids": trace.layer_ids}
-        results = [{**asdict(score), "layers_that_gain": _gaining(score).size} for score in scores]
-        print_json({**setting, **shape, **judged, "results": results, "unequal": [_spending(spent) for spent in spendings]})
-    elif not quiet:
-        out.print(
-            f"{trace.num_layers} layers of {trace.num_experts} experts on {ranks} ranks, locality {locality}, effort {effort}; "
-            f"planned on {part}",
-            soft_wrap=True,
-        )
-        _show_redundancy(scores)
-        _show_layers(scores, trace, "next window" if several else "load planned for")
-        _show_spending(scores, spendings)
-
-
-def _show_redundancy(scores: list[RedundancyScore]) -> None:
-    with_bytes = scores[0].memory_bytes is not None
-    table(
-        "Balance against the memory of a rank",
-        ["slots", "spare", "held", *["GB"] * with_bytes, "in-sample", "worst", "next window", "error"],
-        [
-            [
-                f"{score.slots}{' knee' * score.is_knee}",
-                f"{score.spare_per_rank:.3g}",
-                str(score.memory_slots),
-                *([] if score.memory_bytes is None else [f"{score.memory_bytes / 1e9:.1f}"]),
-                percent(score.balancedness),
-                percent(score.worst_layer),
-                "" if score.next_window is None else percent(score.next_window),
-                "" if score.next_window_error is None else f"{100 * score.next_window_error:.2f}",
-            ]
-            for score in scores
-        ],
-    )
-    out.print("spare, held: slots of a rank, in one layer and in all; worst: layer, in-sample;", soft_wrap=True)
-    out.print("error: standard, of next window; knee: last step with more gain than cost, in %", soft_wrap=True)
-
-
-def _show_layers(scores: list[RedundancyScore], trace: LoadTrace, judged: str) -> None:
-    """Say which layers profit from each step up; the few by name."""
-    out.print(f"Layers that gain more than {_LEAST_GAIN:.0%} over the row above, on the {judged}:", soft_wrap=True)
-    for before, score in pairwise(scores):
-        gaining = _gaining(score)
-        others = np.setdiff1d(np.arange(trace.num_layers), gaining)
-        named, words = (gaining, "layers") if gaining.size <= others.size else (others, "all but layers")
-        names = (
-            f" ({words} {', '.join(str(trace.layer_ids[layer]) for layer in named)})" if 0 < named.size <= _MOST_NAMED else ""
-        )
-        out.print(f"  {before.slots} to {score.slots}: {gaining.size} of {trace.num_layers}{names}", soft_wrap=True)
-
-
-def _show_spending(scores: list[RedundancyScore], spendings: list[SlotSpending]) -> None:
-    """Say what unequal budgets give at the knee, or a step above where that has no slots to share out."""
-    knee = next(score.slots for score in scores if score.is_knee)
-    shared_out = max(knee, scores[1].slots)
-    for spent in spendings:
-        if spent.uniform_slots == shared_out:
-            each, layers = np.unique(spent.slots_of_layer, return_counts=True)
-            shares = ", ".join(f"{count} x {slots}" for slots, count in zip(each, layers, strict=True))
-            out.print(f"Unequal layers in the memory of {shared_out} slots each: {shares}.", soft_wrap=True)
-            out.print(_held_out(spent), soft_wrap=True)
-
-
-def _held_out(spent: SlotSpending) -> str:
-    if spent.held_out is None or spent.held_out_uniform is None:
-        return "What they bring takes three windows or more to say."
-    rise, error = spent.held_out - spent.held_out_uniform, spent.held_out_error or 0.0
-    verdict = "they pay" if rise > error else "no gain beyond noise: keep layers equal"
-    return (
-        f"Chosen on the first half of the windows, scored on the other {spent.held_out_windows}: {percent(spent.held_out)}, "
-        f"equal layers {percent(spent.held_out_uniform)} ({100 * rise:+.2f} points, error {100 * error:.2f}); {verdict}."
-    )
-
-
-def _gaining(score: RedundancyScore) -> npt.NDArray[np.int64]:
-    return np.flatnonzero(score.gain > _LEAST_GAIN)
-
-
-def _spending(spent: SlotSpending) -> dict[str, object]:
-    names = ("uniform_slots", "slots_of_layer", "total_slots", "held_out_windows", "held_out", "held_out_uniform")
-    return {name: getattr(spent, name) for name in (*names, "held_out_error")}
-
-
-def _refuse_mixed(context: typer.Context, slot_counts: list[int]) -> None:
-    """Refuse options of packings beside several slots counts, and options of slots counts without."""
+def _refuse_mixed(context: typer.Context, slot_counts: list[int], explain: bool) -> None:
+    """Refuse options that have no part in what is compared: packings, several slots counts, or chains."""
     several = len(slot_counts) > 1
-    for name in _OF_PACKINGS if several else _OF_SLOTS:
-        source = context.get_parameter_source(name)
-        if source is None or source.name == "DEFAULT":
+    if explain and several:
+        raise ArgumentError(f"--explain with {len(slot_counts)} slots counts", "a chain is for one", "say slots= in a --policy")
+    for name in (*(_OF_PACKINGS if several else _OF_SLOTS), *(() if explain else _OF_CHAINS)):
+        if not _is_given(context, name):
             continue
         option = f"--{name.replace('_', '-')}"
+        if name in _OF_CHAINS:
+            raise ArgumentError(f"{option} without --explain", "it goes with --explain", f"add it, or leave {option} out")
         if several:
             raise ArgumentError(
                 f"{option} with {len(slot_counts)} slots counts",
@@ -295,6 +199,18 @@ def _refuse_mixed(context: typer.Context, slot_counts: list[int]) -> None:
         raise ArgumentError(
             f"{option} without several slots counts", "it goes with --slots 256,288,320", f"leave {option} out, or name several"
         )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _policies(context: typer.Context, packings: list[str]) -> list[str]:
+    """Return the policies to explain where none is named: the packings that are, planned for the last window, or ours."""
+    if not _is_given(context, "packing"):
+        return ["last", "auto"]
+    return [f"last,effort={name}" if name in EFFORTS else f"last,planner={name}" for name in packings]
 
 
 def _default_slots(num_experts: int, ranks: int) -> int:

@@ -21,6 +21,18 @@ HomeShare = Annotated[
 Speeds = Annotated[str, typer.Option(metavar="S,...", help="Relative speed of each rank, commas between. Default: all 1.")]
 Down = Annotated[str, typer.Option(metavar="R,...", help="Ranks that are down, counted from 0; their slots stay empty.")]
 Last = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the last N steps.")]
+Policies = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="POLICY",
+        help="What plans: a forecast (last, mean:8, exponential:0.5,0.5, quantile:8,0.75, scenarios:8, auto) and settings "
+        "(effort=, planner=, slots=, every=, trigger=, groups=, locality=), or a placement file. Repeat it to compare. "
+        "Default: last and auto.",
+    ),
+]
+Dispatch = Annotated[
+    str, typer.Option(help="How an expert's tokens are split over its replicas: equal, hash, round_robin or nearest.")
+]
 ExpertBytes = Annotated[str | None, typer.Option(metavar="B", help="Size of one expert of one layer, such as 44MB.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of random choices.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

@@ -17,6 +17,7 @@ from equipoise.cli.shaping import make_cluster, whole_numbers
 from equipoise.constraints import Constraints
 from equipoise.errors import ArgumentError
 from equipoise.files.placements import check_ending
+from equipoise.forecasting.naming import make_forecaster
 from equipoise.placement import ABSENT, Placement
 from equipoise.planning.exact import check_solver
 from equipoise.planning.planner import Plan
@@ -43,6 +44,10 @@ def plan(
         int | None, typer.Option(min=1, metavar="W", help="Plan for the last full window of W steps, counted from the first.")
     ] = None,
     last: options.Last = None,
+    forecast: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Plan for what past steps (or windows) say of the next: last, mean:8, auto, ..."),
+    ] = None,
     seed: options.Seed = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads over layers; the plan does not depend on it.")] = 1,
     out_file: Annotated[
@@ -67,7 +72,10 @@ def plan(
     elif prove_layers:
         raise ArgumentError("--prove-layers without --prove", "it says which layers to prove", "add --prove")
     trace, part = read_part(load, window, last, quiet=quiet or json)
-    if window is not None:
+    if forecast is not None:
+        make_forecaster(forecast)
+        part = f"the forecast {forecast} from {part}"
+    elif window is not None:
         trace, part = trace.last(1), f"the last of {part}"
     cluster = make_cluster(ranks, slots, nodes, speeds, down)
     constraints = None if home_share is None else Constraints(home_share)
@@ -81,6 +89,7 @@ def plan(
         num_groups=groups,
         locality=locality,
         effort=effort,
+        forecast=forecast,
         constraints=constraints,
         seed=seed,
         num_threads=threads,
@@ -91,8 +100,8 @@ def plan(
         chosen = whole_numbers("--prove-layers", prove_layers) or None
         total = len(chosen) if chosen else min(WORST, trace.num_layers)
         with progress_bar("proving", total, quiet=quiet or json) as advance:
-            result, proofs = prove_plan(result, trace, layers=chosen, seconds=prove_seconds, progress=advance)
-    summary = _summary(trace, result, seconds)
+            result, proofs = prove_plan(result, result.load, layers=chosen, seconds=prove_seconds, progress=advance)
+    summary = _summary(trace, result, seconds, forecast)
     summary["proofs"] = [asdict(proof) for proof in proofs]
     if out_file is not None:
         known = {key: summary[key] for key in ("balancedness", "bound", "gap", "locality", "is_reproducible")}
@@ -101,7 +110,7 @@ def plan(
     if json:
         print_json(summary)
     elif not quiet:
-        _show(part, result, summary, _in_id_order(result).worst_layer(trace))
+        _show(part, result, summary, _in_id_order(result).worst_layer(result.load))
         _show_proofs(proofs)
 
 
@@ -115,15 +124,15 @@ def _in_id_order(result: Plan) -> Placement:
     return Placement(np.tile(experts, (placement.num_layers, 1)), cluster, placement.num_experts)
 
 
-def _summary(trace: LoadTrace, result: Plan, seconds: float) -> dict[str, object]:
+def _summary(trace: LoadTrace, result: Plan, seconds: float, forecast: str | None) -> dict[str, object]:
     placement, cluster = result.placement, result.placement.cluster
     bound = float(result.bound.sum())
     return {
         "balancedness": result.balancedness,
-        "balancedness_before": _in_id_order(result).balancedness(trace),
+        "balancedness_before": _in_id_order(result).balancedness(result.load),
         "worst_layer": result.worst_layer,
         "p5_layer": result.fifth_percentile,
-        "scored": "in-sample",
+        "scored": "in-sample" if forecast is None else f"forecast {forecast}",
         "bound": bound,
         "gap": float(result.largest.sum()) / bound - 1.0 if bound > 0 else 0.0,
         "best_possible_balancedness": metrics.balancedness(result.bound, result.ideal),

@@ -11,23 +11,17 @@ import typer
 
 from equipoise.cli import options
 from equipoise.cli.output import out, print_json, progress_bar, table, working
+from equipoise.cli.selecting import read_policy
 from equipoise.cli.shaping import byte_size, counts, make_cluster
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
-from equipoise.placement import Placement
-from equipoise.planning.warming import warm_up
-from equipoise.simulating.policies import ONCE, FixedPolicy, Policy, make_policy
+from equipoise.simulating.policies import ONCE, Policy
 from equipoise.simulating.replaying import simulate as replay
 from equipoise.simulating.results import PolicyResult, Simulation, paired_difference
 from equipoise.simulating.sweeping import open_trace, sweep
 from equipoise.simulating.timing import TIME_MODELS, TimeModel, make_time_model
+from equipoise.simulating.warming import warm_up
 
-_POLICY_HELP = (
-    "What plans: a forecast (last, mean:8, exponential:0.5,0.5, quantile:8,0.75, auto) and settings (effort=, planner=, "
-    "slots=, every=, trigger=, groups=, locality=), or a placement file. Repeat it to compare. Default: last and auto."
-)
-_DISPATCH_HELP = "How an expert's tokens are split over its replicas: equal, hash, round_robin or nearest."
-_PLACEMENT_ENDINGS = (".json", ".npz")
 _MOST_EXPLAINED = 3
 
 
@@ -35,7 +29,7 @@ def simulate(
     loads: Annotated[list[str], typer.Argument(metavar="TRACE...", help="Load files, or - for standard input.")],
     ranks: options.Ranks,
     slots: Annotated[str, typer.Option(metavar="N,...", help="Places for replicas over all ranks; several are tried.")],
-    policy: Annotated[list[str] | None, typer.Option(metavar="POLICY", help=_POLICY_HELP)] = None,
+    policy: options.Policies = None,
     every: Annotated[str, typer.Option(metavar="W,...", help="Windows between plans, or once; several are tried.")] = "1",
     window: Annotated[int, typer.Option(min=1, metavar="W", help="Steps to add up for a window.")] = 1,
     nodes: options.Nodes = 1,
@@ -43,7 +37,7 @@ def simulate(
     locality: Annotated[str, typer.Option(help="none or strict (a group stays on one node).")] = "none",
     speeds: options.Speeds = "",
     down: options.Down = "",
-    dispatch: Annotated[str, typer.Option(help=_DISPATCH_HELP)] = "equal",
+    dispatch: options.Dispatch = "equal",
     time_model: Annotated[str, typer.Option(help=f"What windows and moves take: {', '.join(TIME_MODELS)}.")] = "tokens",
     expert_bytes: options.ExpertBytes = None,
     link: Annotated[str | None, typer.Option(metavar="B", help="Bytes a second that a rank receives, such as 50GB.")] = None,
@@ -66,10 +60,12 @@ def simulate(
     slot_counts, intervals = counts("--slots", slots), _intervals(every)
     cluster = make_cluster(ranks, slot_counts[0], nodes, speeds, down)
     model = _time_model(time_model, expert_bytes, link)
-    policies = [_policy(text, groups, locality, intervals[0]) for text in policy or ["last", "auto"]]
+    policies = [
+        read_policy(text, num_groups=groups, locality=locality, every=intervals[0]) for text in policy or ["last", "auto"]
+    ]
     how = {"dispatch": dispatch, "time_model": model, "batches_per_window": batches or window, "seed": seed}
     with working("compiling, once a machine", quiet=silent):
-        warm_up(everything=False)
+        warm_up()
     if len(loads) == len(slot_counts) == len(intervals) == jobs == 1 and folder is None:
         found = {loads[0]: _replay(loads[0], cluster, policies, window, how, silent)}
     else:
@@ -116,13 +112,6 @@ def _write(found: dict[str, Simulation], path: str) -> None:
     for number, simulation in enumerate(found.values()):
         name = Path(path)
         simulation.write(name if len(found) == 1 else name.with_stem(f"{name.stem}-{number}"))
-
-
-def _policy(text: str, groups: int, locality: str, every: int) -> Policy:
-    """Return a policy from an option: a placement file, or a policy by parts with the command's settings as defaults."""
-    if text.lower().endswith(_PLACEMENT_ENDINGS):
-        return FixedPolicy(Placement.read(text), text)
-    return make_policy(text, num_groups=groups, locality=locality, every=every)
 
 
 def _intervals(text: str) -> list[int]:

@@ -12,9 +12,9 @@ def warmup(json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Compile all kernels and cache them on disk: once a machine, before an engine starts."""
     start = perf_counter()
     with working("compiling, once a machine", quiet=quiet or json):
-        from equipoise.planning.warming import warm_up
+        from equipoise.simulating.warming import warm_up
 
-        warm_up()
+        warm_up(everything=True)
     seconds = perf_counter() - start
     if json:
         print_json({"seconds": seconds})

@@ -46,11 +46,13 @@ class Choice:
     def __str__(self) -> str:
         counts = Counter(self.names[i] for i in self.chosen)
         followed = ", ".join(f"{name} in {count} of {self.chosen.size} layers" for name, count in counts.most_common())
-        means = self.losses.mean(axis=1)
-        lost = "; ".join(f"{name} lost {100 * mean:.1f} %" for name, mean in zip(self.names, means, strict=True))
-        known = f" ({lost} over the ideal, lately)" if not np.isnan(means).any() else " (nothing judged yet)"
-        since = f"; {len(self.changes)} changes of domain, the last at window {self.changes[-1]}" if self.changes else ""
-        return f"follows {followed}{known}{since}"
+        known = " (nothing judged yet)"
+        if self.chosen.size and not np.isnan(self.losses).any():
+            means = zip(self.names, self.losses.mean(axis=1), strict=True)
+            known = f" ({'; '.join(f'{name} lost {100 * mean:.1f} %' for name, mean in means)} over the ideal, lately)"
+        times = "once" if len(self.changes) == 1 else f"{len(self.changes)} times, last"
+        since = f"; the domain changed {times} at window {self.changes[-1]}" if self.changes else ""
+        return f"follows {followed or 'nothing yet'}{known}{since}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Auto:
     follows is decided by a quarter by its own losses and by three quarters by those of all layers, since one layer's are
     mostly noise; it changes only for one that loses at least 2 % less. At a change of domain
     (:class:`~equipoise.forecasting.changes.ChangeDetector`) all candidates start anew from the window that began it, and what
-    they lost on that window is not held against any: none could know.
+    plans made before it are judged no more: none could know.
     """
 
     @property
@@ -95,6 +97,7 @@ class AutoMemory:
         if self._detector.observe(share):
             self._changes.append(self._windows)
             self._memories = [candidate.begin() for candidate in CANDIDATES]
+            self._is_planned = False
         elif self._is_planned:
             self._judge_by(load)
         for memory in self._memories:

@@ -22,35 +22,50 @@ class ChangeDetector:
 
     The distance of two windows is the sum of absolute differences of shares, averaged over layers: one layer's jump is noise,
     a change of domain moves all. A window is compared with the last one and with the mean of the last 8 of its domain,
-    whichever is nearer; what is usual is the median of the last 64 steps from window to window. No change is seen in the
-    first 3 steps.
+    whichever is nearer; what is usual is the median of the last 64 steps from window to window, or that of this domain's own
+    where that is more. A domain has two windows at least, and no change is seen in the first 3 steps. Windows without load
+    say nothing.
     """
 
     def __init__(self, jump: float = JUMP) -> None:
         self._jump = jump
         self._steps: deque[float] = deque(maxlen=_STEPS_KEPT)
+        self._own: deque[float] = deque(maxlen=_STEPS_KEPT)
         self._recent: deque[Floats] = deque(maxlen=_RECENT)
 
     def observe(self, share: Floats) -> bool:
         """Take in a window's shares [layers, experts]; return whether it begins a new domain."""
-        if not self._recent:
-            self._recent.append(share)
+        if not share.any():
             return False
-        step = mean_distance(share, self._recent[-1])
         changed = False
-        if len(self._steps) >= _FEWEST_STEPS:
-            usual = float(np.median(np.fromiter(self._steps, np.float64)))
-            limit = self._jump * usual
-            changed = step > limit and mean_distance(share, self._mean()) > limit
-        self._steps.append(step)
-        if changed:
-            self._recent.clear()
+        if self._recent:
+            step = mean_distance(share, self._recent[-1])
+            changed = self._is_change(share, step)
+            self._steps.append(step)
+            if changed:
+                self._recent.clear()
+                self._own.clear()
+            else:
+                self._own.append(step)
         self._recent.append(share)
         return changed
 
+    def _is_change(self, share: Floats, step: float) -> bool:
+        if len(self._steps) < _FEWEST_STEPS or not self._own:
+            return False
+        limit = self._jump * max(_median(self._steps), _median(self._own))
+        return step > limit and mean_distance(share, self._mean()) > limit
+
     def _mean(self) -> Floats:
+        """Return the mean of the recent shares, each layer's over the windows in which it had load."""
         total = np.zeros_like(self._recent[0])
+        loaded = np.zeros((len(total), 1))
         for share in self._recent:
             total += share
-        total /= len(self._recent)
+            loaded += share.any(axis=1, keepdims=True)
+        total /= np.maximum(loaded, 1.0)
         return total
+
+
+def _median(values: deque[float]) -> float:
+    return float(np.median(np.fromiter(values, np.float64)))

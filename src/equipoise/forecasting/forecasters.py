@@ -1,7 +1,8 @@
 """The forecasters: what past windows say of the next one.
 
-Every window counts by its *shares* of a layer's load, so that a large window says no more than a small one; the forecast has
-the layer's usual total. Layers without load in a window learn nothing from it.
+Every window counts by its *shares* of a layer's load, so that a large window says no more than a small one. Forecasts are in
+tokens: expected shares times the layer's usual total (deviations and quantiles need not add up to it). A layer without load
+learns nothing from a window; those that look at the last windows only expect nothing where all of these were idle.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Exponential:
     @property
     def name(self) -> str:
         """Its name."""
-        return f"exponential:{self.weight:g}" + (f",{self.deviations:g}" if self.deviations else "")
+        return f"exponential:{_text(self.weight)}" + (f",{_text(self.deviations)}" if self.deviations else "")
 
     def begin(self, judge: Judge | None = None) -> _Weighted:
         """Return an empty memory."""
@@ -81,7 +82,7 @@ class Mean:
     @property
     def name(self) -> str:
         """Its name."""
-        return f"mean:{self.windows}" + (f",{self.deviations:g}" if self.deviations else "")
+        return f"mean:{self.windows}" + (f",{_text(self.deviations)}" if self.deviations else "")
 
     def begin(self, judge: Judge | None = None) -> _Sliding:
         """Return an empty memory."""
@@ -109,7 +110,7 @@ class Quantile:
     @property
     def name(self) -> str:
         """Its name."""
-        return f"quantile:{self.windows},{self.level:g}"
+        return f"quantile:{self.windows},{_text(self.level)}"
 
     def begin(self, judge: Judge | None = None) -> _Sliding:
         """Return an empty memory."""
@@ -183,8 +184,8 @@ class _Sliding:
 
     def __init__(self, windows: int, made_of: Callable[[Floats, Floats], Floats]) -> None:
         self._made_of = made_of
-        self._shares: deque[Floats] = deque(maxlen=windows)
-        self._totals: deque[Floats] = deque(maxlen=windows)
+        self._shares: deque[Floats] = deque(maxlen=int(windows))
+        self._totals: deque[Floats] = deque(maxlen=int(windows))
 
     def observe(self, load: Floats) -> None:
         share, total = to_shares(load)
@@ -204,7 +205,7 @@ class _Recent:
     """The last windows, each scaled to the usual total."""
 
     def __init__(self, windows: int) -> None:
-        self._sliding: deque[tuple[Floats, Floats]] = deque(maxlen=windows)
+        self._sliding: deque[tuple[Floats, Floats]] = deque(maxlen=int(windows))
 
     def observe(self, load: Floats) -> None:
         self._sliding.append(to_shares(load))
@@ -213,6 +214,11 @@ class _Recent:
         totals = np.stack([total for _, total in self._sliding])
         usual = totals.sum(axis=0) / np.maximum((totals > 0.0).sum(axis=0), 1)
         return np.stack([share * usual[:, np.newaxis] for share, _ in self._sliding])
+
+
+def _text(value: float) -> str:
+    """Write a number as short as it can be read back the same."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
 
 
 def _check_range(name: str, value: float, low: float, high: float, *, open_below: bool = False) -> None:

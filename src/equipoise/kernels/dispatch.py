@@ -40,8 +40,8 @@ def split_by_shares(expert_of_slot: Ints, shares: Floats, load: Floats) -> Float
 def split_by_hash(expert_of_slot: Ints, load: Floats, seed: int) -> Floats:
     """Send every token to a replica by a hash of its number; what is less than a token is split evenly.
 
-    Tokens of a layer are numbered expert by expert; the hash is keyed by the layer's load and ``seed``. O(tokens of experts
-    with several replicas).
+    Tokens of a layer that have a choice are numbered expert by expert; the hash is keyed by the layer's load and ``seed``.
+    O(tokens of experts with several replicas).
     """
     num_layers, num_slots = expert_of_slot.shape
     num_experts = load.shape[1]
@@ -105,8 +105,9 @@ def pin_sources(
 ) -> Floats:
     """Return the share of each slot, [layers, slots], when each source rank always uses one nearest replica of an expert.
 
-    Nearest is its own rank's, else one on its node, else any. Ranks equally near several replicas are spread over them
-    evenly, those with none near in an order drawn from ``seed``. Every rank that is up has as many tokens of an expert.
+    Nearest is its own rank's, else one on its node, else any. The ranks of a node that have none of their own are spread evenly
+    over those on the node, ranks with none near over all, in an order drawn from ``seed``. Every rank that is up has as many
+    tokens of an expert.
     """
     num_layers, num_slots = expert_of_slot.shape
     num_ranks = node_of_rank.shape[0]
@@ -124,6 +125,8 @@ def pin_sources(
         key = key_of(seed, row)
         taken[:] = 0
         for tier in range(3):
+            if tier == 2:
+                _add_shares(taken, sources, shares[x])
             for r in range(num_ranks):
                 if not alive[r]:
                     continue
@@ -139,9 +142,16 @@ def pin_sources(
                         if near and (best < 0 or taken[s] < taken[best]):
                             best = s
                     taken[best] += 1
-        for s in range(num_slots):
-            shares[x, s] = taken[s] / sources
+        _add_shares(taken, sources, shares[x])
     return shares
+
+
+@kernel
+def _add_shares(taken: Ints, sources: int, shares: Floats) -> None:
+    """Add to each slot's share the sources that have taken it, and count anew."""
+    for s in range(taken.shape[0]):
+        shares[s] += taken[s] / sources
+        taken[s] = 0
 
 
 @kernel

@@ -56,4 +56,4 @@ def learn(mean: Floats, spread: Floats, weight: Floats, share: Floats, total: Fl
         for e in range(mean.shape[1]):
             away = share[x, e] - mean[x, e]
             mean[x, e] += away / weight[x]
-            spread[x, e] = keep * spread[x, e] + away * (share[x, e] - mean[x, e])
+            spread[x, e] = max(0.0, keep * spread[x, e] + away * (share[x, e] - mean[x, e]))

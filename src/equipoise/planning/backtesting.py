@@ -34,6 +34,7 @@ class Backtest:
         num_layers = forecasts.shape[1]
         every = replace(self._problem, load=np.ascontiguousarray(forecasts.reshape(-1, forecasts.shape[2])))
         slots = plan_layers(every, EFFORTS["fast"]).slots
+        slots.setflags(write=False)
         self._slots = [slots[i : i + num_layers] for i in range(0, len(slots), num_layers)]
 
     def losses(self, load: Floats) -> Floats:
@@ -59,7 +60,9 @@ def forecast_load(trace: LoadTrace, problem: Problem, forecast: str | Forecaster
     memory = make_forecaster(forecast).begin(Backtest(problem))
     expected = np.zeros(0)
     for step in trace.load:
-        memory.observe(np.ascontiguousarray(step, np.float64))
+        load = np.ascontiguousarray(step, np.float64)
+        load.setflags(write=False)
+        memory.observe(load)
         expected = np.ascontiguousarray(memory.forecast(), np.float64)
     if expected.shape[-2:] != problem.load.shape or not (np.isfinite(expected).all() and (expected >= 0).all()):
         raise ArgumentError(

@@ -33,6 +33,8 @@ class Plan:
     ----------
     placement : Placement
         Always strict (docs/semantics.md, 3).
+    load : float64 [layers, experts]
+        What was planned for: the load given, added up over steps, or the forecast (the mean of several).
     balancedness : float
         On the load planned for, so in-sample (docs/semantics.md, 5 and 6).
     largest, ideal : float64 [layers]
@@ -57,6 +59,7 @@ class Plan:
     """
 
     placement: Placement
+    load: Floats
     balancedness: float
     largest: Floats
     ideal: Floats
@@ -172,6 +175,7 @@ def plan(
     bound = without_rounding(bound, largest)
     return Plan(
         placement=Placement(found.slots, cluster, problem.num_experts),
+        load=_frozen(problem.load),
         balancedness=metrics.balancedness(largest, ideal),
         largest=largest,
         ideal=ideal,
@@ -215,3 +219,8 @@ def _refuse_unsupported(**given: object) -> None:
     for name, value in given.items():
         if value is not None:
             raise NotSupportedError(f"{name} was given", "this version plans without it", f"leave {name} out")
+
+
+def _frozen(load: Floats) -> Floats:
+    load.setflags(write=False)
+    return load

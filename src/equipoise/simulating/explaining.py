@@ -10,6 +10,7 @@ import numpy as np
 
 from equipoise.checks import check_choice
 from equipoise.cluster import Cluster
+from equipoise.errors import ArgumentError
 from equipoise.kernels.dispatch import split_evenly
 from equipoise.kernels.scoring import add_up_ranks, largest_times
 from equipoise.kernels.types import Floats, Ints
@@ -29,11 +30,11 @@ TERMS = ("ideal", "replicas", "locality", "packing", "forecast", "dispatch")
 
 MEANINGS = {
     "ideal": "all load level",
-    "replicas": "whole replicas in so many slots (bound)",
-    "locality": "groups kept on their nodes (bound)",
-    "packing": "this planner, knowing the window",
-    "forecast": "the window was not known",
-    "dispatch": "the engine's choice of replica",
+    "replicas": "whole replicas (bound)",
+    "locality": "groups at home (bound)",
+    "packing": "plan for this window",
+    "forecast": "plan without knowing it",
+    "dispatch": "engine's replica choice",
 }
 """What each term of a chain stands for, in a few words."""
 
@@ -89,8 +90,14 @@ def explain(
 ) -> list[Chain]:
     """Replay a trace and say where each policy loses balance, for each of ``levels``.
 
-    ``num_groups`` and ``locality`` are what placements are held against that no policy by parts made (a file's, say); policies
-    by parts are held against their own. Everything else is as for :func:`equipoise.simulate`.
+    Chains are by policy and level, in the order given. Policies by parts are held against plans of their own parts; placements
+    that none of these made, a file's say, against our planner with ``num_groups`` and ``locality``. Everything else is as for
+    :func:`equipoise.simulate`. Each window costs a replay and, for each policy, one more plan by its planner and two bounds.
+
+    Raises
+    ------
+    ArgumentError
+        As for simulate(), and when a policy fails on the way.
 
     Examples
     --------
@@ -117,7 +124,7 @@ def explain(
     found = simulate(trace, cluster, list(made.values()), dispatch=dispatch, seed=seed, watch=take_apart, progress=progress)
     for result in found.policies:
         if result.failure:
-            raise RuntimeError(result.failure)
+            raise ArgumentError(result.failure, "only a policy that goes all the way can be explained", "mend or drop it")
     return [Chain(name, level, slots[name], np.stack(columns[name, level], axis=1)) for name in made for level in levels]
 
 

@@ -45,8 +45,9 @@ RULES: dict[str, Callable[[Placement, int], Split]] = {
 }
 """``equal``: tokens over replicas evenly (vLLM's and SGLang's ``dynamic`` on average). ``hash``: each token by a hash of its
 number (vLLM, token by token). ``round_robin``: each rank deals its tokens over the replicas in turn (TensorRT-LLM).
-``nearest``: each rank always uses one replica, its own, else one on its node, else any (SGLang ``static``, vllm-ascend);
-every rank is taken to have as many tokens of an expert."""
+``nearest``: each rank always uses one replica, its own, else one on its node, else any (in the manner of SGLang's ``static``
+and vllm-ascend; engines differ in which of several equally near ones they take, here they are spread evenly); every rank is
+taken to have as many tokens of an expert."""
 
 
 def make_split(rule: str, placement: Placement, seed: int = 0) -> Split:

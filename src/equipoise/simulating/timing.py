@@ -42,11 +42,11 @@ class TimeModel:
     def __post_init__(self) -> None:
         if not isinstance(self.cost, RankCost):
             raise ArgumentError(f"cost is a {type(self.cost).__name__}", "it must be a RankCost", "make one with RankCost(...)")
-        for field, value, fits in (
-            ("expert_bytes", self.expert_bytes, 0.0 <= self.expert_bytes < np.inf),
-            ("link_bandwidth", self.link_bandwidth, 0.0 < self.link_bandwidth < np.inf),
+        for field, value, least in (
+            ("expert_bytes", self.expert_bytes, 0.0),
+            ("link_bandwidth", self.link_bandwidth, np.finfo(np.float64).tiny),
         ):
-            if not fits:
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not least <= value < np.inf:
                 raise ArgumentError(f"{field} is {value!r}", "it must be a finite number of bytes", "give bytes, such as 44e6")
 
     def window_time(self, tokens: Floats, active: Floats, speed: Floats, batches: float) -> float:
@@ -106,6 +106,6 @@ def make_time_model(given: str | TimeModel) -> TimeModel:
     """Return a time model by name, or as it is given."""
     if isinstance(given, TimeModel):
         return given
-    if given not in TIME_MODELS:
+    if not isinstance(given, str) or given not in TIME_MODELS:
         raise ArgumentError(f"time model is {given!r}", f"it must be one of {', '.join(TIME_MODELS)}", "choose one of these")
     return TIME_MODELS[given]

@@ -105,6 +105,10 @@ def make_trigger(given: str | Trigger) -> Trigger:
     Below(balancedness=0.9)
     """
     if not isinstance(given, str):
+        if not callable(getattr(given, "is_due", None)):
+            raise ArgumentError(
+                f"trigger is {given!r}", "it must be a name, or have is_due() and is_worth_it()", "try below:0.9"
+            )
         return given
     name, _, text = given.partition(":")
     if given == "always":

@@ -1,0 +1,18 @@
+"""Compile what a replay needs, or load it from the cache, before its time counts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from equipoise.cluster import Cluster
+from equipoise.planning.warming import warm_up as warm_up_planning
+from equipoise.simulating.replaying import simulate
+from equipoise.simulating.rules import RULES
+
+
+def warm_up(*, everything: bool = False) -> None:
+    """Compile planning (all of it, or what plan() needs), then run a toy replay under each dispatch rule."""
+    warm_up_planning(everything=everything)
+    windows = np.arange(1.0, 49.0).reshape(3, 2, 8)
+    for rule in RULES:
+        simulate(windows, Cluster(num_ranks=4, slots_per_rank=3), ["auto"], dispatch=rule, time_model="decode-h100")
