@@ -109,11 +109,18 @@ def sweep(
         job = _Job(trace, policy, cluster, window, dispatch, model, batches, seed, None)
         jobs_given.append((name, job if kept is None else replace(job, path=kept / f"{_key(job)}.json")))
     found = []
-    running = Parallel(n_jobs=jobs, return_as="generator")(delayed(_run)(job) for _, job in jobs_given)
-    for simulation in running:
+    for simulation in _parallel(jobs)(delayed(_run)(job) for _, job in jobs_given):
         found.append(simulation)
         progress()
     return [Cell(name, job.policy.name, it) for (name, job), it in zip(jobs_given, found, strict=True)]
+
+
+def _parallel(jobs: int | None) -> Parallel:
+    """Return what runs jobs: one by one as they end, where the backend can give them so (Ray's gives all at once)."""
+    try:
+        return Parallel(n_jobs=jobs, return_as="generator")
+    except ValueError:
+        return Parallel(n_jobs=jobs)
 
 
 @dataclass(frozen=True, eq=False)
