@@ -141,24 +141,35 @@ def elasticity_aware(folder: Path | None) -> Caller:
 
 @dataclass(frozen=True)
 class AscendMaker:
-    """Makes the caller of one of vllm-ascend's policies, which start from the placement in force."""
+    """Makes the caller of one of vllm-ascend's policies, which start from the placement in force.
+
+    A load may have several windows, [windows, layers, experts]: FlashLB takes them as the stages of one call, all counted under
+    the placement in force. ``keeps_policy`` leaves its object alive between calls, as an engine's worker does, which lets it
+    keep a layer as it is; its notes have room for as many stages as its first call had, so other shapes get another object.
+    """
 
     module: str
     policy: str
+    keeps_policy: bool = False
 
     def __call__(self, folder: Path | None) -> Caller:
         """Return the caller."""
         import torch
 
         make = getattr(loading.vllm_ascend(_given(folder), self.module), self.policy)
+        kept: dict[tuple[int, ...], Any] = {}
 
         def caller(load: Ints, shape: Shape, previous: Ints) -> Prepared:
             loading.pretend_devices(shape.ranks)
-            folded = len(load), shape.ranks, shape.slots_per_rank
-            table = torch.from_numpy(previous.reshape(folded).copy())
-            workload = torch.from_numpy(slot_load(load, previous).reshape(folded))
-            policy = make()  # a fresh one: FlashLB's history would let it keep a layer as it is
-            flat = load.shape[0], shape.slots
+            folded = *load.shape[:-1], shape.ranks, shape.slots_per_rank
+            table = torch.from_numpy(previous.reshape(folded[-3:]).copy())
+            counted = slot_load(load, previous) if load.ndim == 2 else np.stack([slot_load(one, previous) for one in load])
+            workload = torch.from_numpy(counted.reshape(folded))
+            policy = kept.get(load.shape) or make()  # a fresh one: FlashLB's history would let it keep a layer as it is
+            if self.keeps_policy:
+                kept.clear()
+                kept[load.shape] = policy
+            flat = load.shape[-2], shape.slots
             return lambda: policy.rebalance_experts(table, workload), lambda found: np.asarray(found[2]).reshape(flat)
 
         return caller

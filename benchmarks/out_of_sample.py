@@ -1,0 +1,444 @@
+"""Plans on windows they have not seen: balance, FlashLB with its history, time and memory of replays, each beside its goal.
+
+    python -m benchmarks.out_of_sample                 # every row
+    python -m benchmarks.out_of_sample --rows 1,2      # some
+    python -m benchmarks.out_of_sample --others        # traffic on which nothing was chosen, instead of the rows
+    python -m benchmarks.out_of_sample --quick         # a smoke run, which judges nothing
+
+1: `auto` against `last` on GLM; 2: against fixed forecasters on three traces; 3: against FlashLB, from its published wheel;
+4: `equipoise simulate` as a whole process; 5: a long replay. Loads are found as in main_job.py, wheels as in benchmarks.peers.
+A plan is made from the windows so far, on one thread, and scored on the next with equal dispatch: sum of ideal over sum of
+largest rank load, mean over windows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+from benchmarks.main_job import GLM, GPT_OSS
+from benchmarks.peers.fetching import NotToBeHadError, obtain, scipy_folder
+from benchmarks.peers.rivals import PEERS, AscendMaker, Ints, initial_placement
+from benchmarks.peers.scoring import as_placement
+from benchmarks.peers.shapes import HEADLINE
+from benchmarks.peers.worker import Setting, Worker
+from rich.console import Console
+from rich.table import Table
+
+import equipoise  # what compiles is loaded when first used: FlashLB's process imports this file too, before it sets numba up
+from equipoise.generating import BURSTY, CHANGING_DOMAINS, STEADY_DECODE, TrafficSettings, generate
+from equipoise.simulating.results import Difference, PolicyResult, Simulation, paired_difference
+
+REQUESTS = GPT_OSS.with_name("gptoss20b_requests.npz")
+
+FIXED = (
+    "last",
+    *(f"mean:{windows}" for windows in (2, 4, 8, 16)),
+    *(f"exponential:{weight}" for weight in (0.7, 0.5, 0.3, 0.1)),
+    "exponential:0.5,0.5",
+    "exponential:0.3,0.5",
+    "mean:8,0.674",
+    "quantile:8,0.75",
+)
+"""The forecasters that `auto` is held against, chosen before it was measured."""
+
+TRACES = {
+    "GLM, 256/288/32": (GLM, 1, 32, 288),
+    "gpt-oss x 16, 32/40/8": (GPT_OSS, 16, 8, 40),
+    "gpt-oss x 4, 32/40/8": (GPT_OSS, 4, 8, 40),
+}
+"""Name -> file, steps a window, ranks, slots."""
+
+LONG = """
+import json, sys, time
+from pathlib import Path
+import numpy as np
+import equipoise
+file, policy, marks = json.loads(sys.argv[1])
+windows = equipoise.LoadTrace.read(file).windows(4).load.astype(np.float64)
+drift = np.random.default_rng(1).normal(0.0, 0.05, windows.shape[1:])
+
+def blocks():
+    log_factor = np.zeros_like(drift)
+    for start in range(0, marks[-1], len(windows)):
+        log_factor = 0.99 * log_factor + np.roll(drift, start // len(windows), axis=1)
+        yield np.floor(windows * np.exp(log_factor))
+
+def peak_mb():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+seen, peaks = 0, []
+def count():
+    global seen
+    seen += 1
+    if seen in marks:
+        peaks.append(peak_mb())
+
+cluster = equipoise.Cluster(num_ranks=8, slots_per_rank=5)
+equipoise.simulate(windows[:5], cluster, [policy])
+start = time.perf_counter()
+found = equipoise.simulate(equipoise.LoadStream(blocks), cluster, [policy], progress=count)
+print(json.dumps({"seconds": time.perf_counter() - start, "peaks": peaks, "balance": found.policies[0].mean_balancedness}))
+"""
+"""Replays gpt-oss windows again and again, each round drifted further; notes its own peak memory after so many windows.
+
+Not ru_maxrss: a process inherits that from the one that started it.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured figure beside its goal; ``is_met`` is None where nothing is asked."""
+
+    what: str
+    goal: str
+    measured: str
+    is_met: bool | None = None
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How FlashLB is given the past: how many windows, whether each is scaled to the last one's total, and its object kept."""
+
+    windows: int
+    is_scaled: bool = False
+    keeps_policy: bool = False
+
+    @property
+    def name(self) -> str:
+        """As printed."""
+        return f"last {self.windows}" + ", scaled" * self.is_scaled + ", object kept" * self.keeps_policy
+
+    def __call__(self, load: Ints, window: int) -> Ints:
+        """Return what is known after ``window``: [stages, layers, experts]."""
+        past = load[max(0, window + 1 - self.windows) : window + 1]
+        if not self.is_scaled:
+            return past
+        total = past.sum(axis=2, keepdims=True)
+        return np.rint(past * (total[-1] / total)).astype(np.int64)
+
+
+FEEDS = (Feed(1), Feed(1, keeps_policy=True), Feed(4), Feed(8), Feed(48), Feed(4, is_scaled=True), Feed(8, is_scaled=True))
+"""An engine gives FlashLB the stages of one period and keeps its object; bench-peers one stage and a fresh object."""
+
+
+@cache
+def load_of(name: str, quick: bool) -> Ints:
+    """Return the windows of one of TRACES."""
+    file, steps = TRACES[name][:2]
+    load = equipoise.LoadTrace.read(file).windows(steps).load
+    return np.ascontiguousarray(load[:10] if quick else load)
+
+
+@cache
+def replayed(name: str, quick: bool) -> Simulation:
+    """Return a trace replayed under every fixed forecaster and ``auto``."""
+    _, _, ranks, slots = TRACES[name]
+    return replay(load_of(name, quick), ranks, slots, (*FIXED, "auto"))
+
+
+def replay(load: Ints, ranks: int, slots: int, policies: tuple[str, ...]) -> Simulation:
+    """Replay windows; no policy may fail."""
+    cluster = equipoise.Cluster(num_ranks=ranks, slots_per_rank=slots // ranks)
+    found = equipoise.simulate(equipoise.LoadTrace(load), cluster, policies)
+    failures = [policy.failure for policy in found.policies if policy.failure]
+    if failures:
+        raise RuntimeError(failures[0])
+    return found
+
+
+def best_fixed(found: Simulation) -> PolicyResult:
+    """Return the fixed forecaster that was best, chosen afterwards."""
+    return max((found.policy(name) for name in FIXED), key=lambda policy: policy.mean_balancedness)
+
+
+def said(difference: Difference) -> str:
+    """Return a difference with its interval, in points of balance."""
+    return f"{100 * difference.mean:+.2f} ({100 * difference.low:+.2f} to {100 * difference.high:+.2f}) points"
+
+
+def beats_last(quick: bool) -> Iterator[Row]:
+    """1: GLM, ``auto`` against ``last``."""
+    name = next(iter(TRACES))
+    found = replayed(name, quick)
+    auto, last, best = found.policy("auto"), found.policy("last"), best_fixed(found)
+    for policy in dict.fromkeys((last, found.policy("exponential:0.7"), best)):
+        what = policy.name + ", the best fixed" * (policy is best)
+        yield Row(f"{name}: {what}", "", f"{policy.mean_balancedness:.4f}")
+    balance, gain = auto.mean_balancedness, paired_difference(auto, last)
+    yield Row(f"{name}: auto", ">= 0.742", f"{balance:.4f}", balance >= 0.742)
+    yield Row(f"{name}: auto - last, 95 % interval", "> 0", said(gain), gain.low > 0)
+
+
+def beside_fixed(quick: bool) -> Iterator[Row]:
+    """2: ``auto`` against the best fixed forecaster of each trace."""
+    for name in TRACES:
+        found = replayed(name, quick)
+        auto, best = found.policy("auto"), best_fixed(found)
+        gain = paired_difference(auto, best)
+        yield Row(f"{name}: auto - {best.name}, the best fixed", ">= -0.50", said(gain), gain.mean >= -0.005)
+
+
+def against_flashlb(quick: bool) -> Iterator[Row]:
+    """3: GLM, ``auto`` in turns with FlashLB, which is given the past in several ways; no index checks, which take it time."""
+    name = next(iter(TRACES))
+    load = load_of(name, quick)
+    source = obtain("vllm-ascend")
+    found: dict[Feed, Turns] = {}
+    try:
+        extra = scipy_folder()
+    except NotToBeHadError as error:
+        source = replace(source, folder=None, missing=str(error))
+    if source.folder is None:
+        yield Row("FlashLB", "measured", f"not to be had: {source.missing}", False)
+        return
+    for feed in FEEDS[:3] if quick else FEEDS:
+        maker = AscendMaker("policy_flashlb", "FlashLB", feed.keeps_policy)
+        rival = replace(next(peer for peer in PEERS if peer.name == "FlashLB"), make=maker, needs_bounds_checks=False)
+        worker = Worker(Setting(rival, source.folder, extra))
+        try:
+            found[feed] = in_turns(load, feed, worker)
+        except RuntimeError as error:
+            yield Row(f"FlashLB, {feed.name}", "runs", str(error), False)
+        finally:
+            worker.close()
+    for feed, turns in found.items():
+        measured = f"{turns.flashlb.mean():.4f}, {turns.flashlb_ms:.0f} ms; {turns.ratio:.0f} x auto's"
+        yield Row(f"{name}: FlashLB, {feed.name}", "", measured)
+    for what, given in (("as counted", False), ("each scaled, which it does not do by itself", True)):
+        raced = [turns for feed, turns in found.items() if feed.is_scaled == given]
+        if raced:
+            best = max(raced, key=lambda turns: float(turns.flashlb.mean()))
+            gain = paired_difference(_as_result("auto", best.auto), _as_result("FlashLB", best.flashlb))
+            goal, is_met = ("", None) if given else ("> 0", gain.low > 0)
+            yield Row(f"{name}: auto - FlashLB's best, windows {what}", goal, said(gain), is_met)
+            goal, is_met = ("", None) if given else (">= 50", best.ratio >= 50)
+            times = f"{best.flashlb_ms:.0f} / {best.auto_ms:.1f} ms = {best.ratio:.0f}"
+            yield Row(f"{name}: its time / auto's, medians in turns", goal, times, is_met)
+
+
+@dataclass(frozen=True, eq=False)
+class Turns:
+    """Balance on the next window, and median ms a window, of FlashLB and of ``auto``."""
+
+    flashlb: np.ndarray
+    auto: np.ndarray
+    flashlb_ms: float
+    auto_ms: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long FlashLB took."""
+        return self.flashlb_ms / self.auto_ms
+
+
+def in_turns(load: Ints, feed: Feed, worker: Worker) -> Turns:
+    """Let FlashLB and ``auto`` (observe, forecast and plan) plan after each window; the call alone is timed."""
+    from equipoise.simulating.policies import PlannedPolicy
+
+    num_layers = load.shape[1]
+    previous = initial_placement(HEADLINE, num_layers)
+    worker.plan(np.ascontiguousarray(load[:1, :2]), HEADLINE, previous[:2])
+    actor = PlannedPolicy("auto").begin(HEADLINE.cluster(), *load.shape[1:])
+    balances, seconds = [], []
+    for window in range(len(load) - 1):
+        reply = worker.plan(np.ascontiguousarray(feed(load, window)), HEADLINE, previous)
+        if reply.expert_of_slot is None:
+            raise RuntimeError(reply.refused)
+        previous = reply.expert_of_slot
+        start = perf_counter()
+        actor.observe(load[window].astype(np.float64))
+        planned = actor.decide()
+        seconds.append((reply.seconds, perf_counter() - start))
+        assert planned is not None
+        balances.append([placement.balancedness(load[window + 1]) for placement in (as_placement(previous, HEADLINE), planned)])
+    flashlb, auto = np.array(balances).T
+    return Turns(flashlb, auto, *(1e3 * median(column) for column in zip(*seconds, strict=True)))
+
+
+def whole_command(quick: bool) -> Iterator[Row]:
+    """4: the command, from start to end, on 48 windows."""
+    program = Path(sys.executable).with_name("equipoise")
+    for policy in ("last", "auto"):
+        call = [str(program), "simulate", str(GLM), "--ranks", "32", "--slots", "288", "--policy", policy]
+        taken = [_seconds(call) for _ in range(2 if quick else 6)][1:]
+        spread = f"{median(taken):.2f} s ({min(taken):.2f} to {max(taken):.2f})"
+        yield Row(
+            f"equipoise simulate GLM --policy {policy}, warm, median of {len(taken)}", "<= 3 s", spread, median(taken) <= 3
+        )
+
+
+def long_replay(quick: bool) -> Iterator[Row]:
+    """5: windows of 24 x 32 from a generator, effort fast."""
+    short, long = (1_000, 5_000) if quick else (10_000, 100_000)
+    done = _long("last,effort=fast", short, long)
+    first, last = done["peaks"]
+    seconds, policy = done["seconds"], f"{long:,} windows of 24 x 32, last,effort=fast"
+    yield Row(f"{policy}, balance {done['balance']:.4f}", "<= 60 s", f"{seconds:.1f} s", seconds <= 60)
+    grown = f"{first:.0f} MB after {short:,}, {last:.0f} MB at the end"
+    yield Row(f"{policy}: growth of its peak memory", "<= 30 MB", grown, last - first <= 30)
+    auto = _long("auto,effort=fast", short // 10, short)
+    yield Row(f"{short:,} windows of 24 x 32, auto,effort=fast, balance {auto['balance']:.4f}", "", f"{auto['seconds']:.1f} s")
+
+
+def _long(policy: str, *marks: int) -> dict:
+    arguments = json.dumps([str(GPT_OSS), policy, marks])
+    return json.loads(
+        subprocess.run([sys.executable, "-c", LONG, arguments], check=True, capture_output=True, text=True).stdout
+    )
+
+
+def _seconds(call: list[str]) -> float:
+    start = perf_counter()
+    subprocess.run(call, check=True, capture_output=True)
+    return perf_counter() - start
+
+
+def _as_result(name: str, balancedness: np.ndarray) -> PolicyResult:
+    """Wrap balances window by window, for paired_difference."""
+    none = np.zeros(0)
+    return PolicyResult(name, 0, balancedness, *[none] * 4, none.astype(np.int64), none, none, none > 0, none, none)
+
+
+ROWS: dict[str, Callable[[bool], Iterator[Row]]] = {
+    "1": beats_last,
+    "2": beside_fixed,
+    "3": against_flashlb,
+    "4": whole_command,
+    "5": long_replay,
+}
+
+
+def domains_reordered(seed: int) -> Ints:
+    """Return the GLM windows, each once: domains in pieces of one to four windows, shuffled, so that domains come back."""
+    rng, trace = np.random.default_rng(seed), equipoise.LoadTrace.read(GLM)
+    domain = [label.split("/")[0] for label in trace.labels]
+    pieces = []
+    for name in dict.fromkeys(domain):
+        left = [window for window, its in enumerate(domain) if its == name]
+        while left:
+            length = int(rng.integers(1, 5))
+            pieces.append(left[:length])
+            left = left[length:]
+    order: list[int] = []
+    while pieces:
+        others = [piece for piece in pieces if not order or domain[piece[0]] != domain[order[-1]]] or pieces
+        piece = others[rng.integers(len(others))]
+        pieces.remove(piece)
+        order += piece
+    return trace.load[order]
+
+
+def requests_mixed(seed: int) -> Ints:
+    """Return 28 windows of 20 gpt-oss requests, none twice, from data sets whose shares wander from window to window."""
+    rng = np.random.default_rng(seed)
+    with np.load(REQUESTS, allow_pickle=False) as archive:
+        load, (_, kind, count) = archive["load"], np.unique(archive["dataset"], return_inverse=True, return_counts=True)
+    left = [list(rng.permutation(np.flatnonzero(kind == number))) for number in range(len(count))]
+    log_share, windows = np.log(count), []
+    for _ in range(28):
+        log_share = log_share + rng.normal(0.0, 0.4, len(count))
+        picked = []
+        for _ in range(20):
+            share = np.exp(log_share) * [len(requests) > 0 for requests in left]
+            picked.append(left[rng.choice(len(count), p=share / share.sum())].pop())
+        windows.append(load[picked].sum(axis=0))
+    return np.array(windows)
+
+
+def generated(settings: TrafficSettings, steps: int, window: int, layers: int, experts: int) -> Callable[[int], Ints]:
+    """Return what makes traffic of one of our presets from a seed."""
+    sizes = {"num_layers": layers, "num_experts": experts}
+    return lambda seed: generate(settings, num_steps=steps, **sizes, seed=seed).windows(window).load
+
+
+OTHERS: dict[str, tuple[Callable[[int], Ints], int, int]] = {
+    "GLM, domains in pieces, shuffled": (domains_reordered, 32, 288),
+    "gpt-oss, 20 requests of a changing mix": (requests_mixed, 8, 40),
+    "STEADY_DECODE, 4 steps": (generated(STEADY_DECODE, 400, 4, 24, 32), 8, 40),
+    "CHANGING_DOMAINS": (generated(CHANGING_DOMAINS, 96, 1, 24, 256), 32, 288),
+    "BURSTY, 8 requests": (generated(BURSTY, 800, 8, 24, 32), 8, 40),
+}
+"""Traffic on which nothing was chosen: what makes it from a seed, ranks, slots."""
+
+COMPARED = ("last", "exponential:0.5", "auto")
+
+
+def others(quick: bool) -> Table:
+    """Return the balance of three policies on other traffic, all seeds together."""
+    seeds = range(1, 2 if quick else 6)
+    table = Table(title=f"traffic on which nothing was chosen, seeds {list(seeds)}")
+    for column in ("traffic", "windows", *COMPARED, "auto - last, points", "auto - exponential:0.5, points"):
+        table.add_column(column, justify="left" if column == "traffic" else "right")
+    for name, (make, ranks, slots) in OTHERS.items():
+        found = [replay(make(seed), ranks, slots, COMPARED) for seed in seeds]
+        last, mean, auto = (
+            _as_result(policy, np.concatenate([one.policy(policy).balancedness for one in found])) for policy in COMPARED
+        )
+        gains = [said(paired_difference(auto, other)).removesuffix(" points") for other in (last, mean)]
+        balances = [f"{policy.mean_balancedness:.4f}" for policy in (last, mean, auto)]
+        table.add_row(name, str(auto.balancedness.size), *balances, *gains)
+    return table
+
+
+def every_forecaster(quick: bool) -> Table:
+    """Return the balance of every fixed forecaster and ``auto`` on every trace."""
+    table = Table(title="next-window balance, mean over windows")
+    table.add_column("forecast")
+    for name in TRACES:
+        table.add_column(name, justify="right")
+    for policy in (*FIXED, "auto"):
+        table.add_row(policy, *(f"{replayed(name, quick).policy(policy).mean_balancedness:.4f}" for name in TRACES))
+    return table
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="benchmarks.out_of_sample", description="Plans on windows they have not seen.")
+    parser.add_argument("--rows", default=",".join(ROWS), metavar="N,...", help=f"which of {', '.join(ROWS)}")
+    parser.add_argument("--others", action="store_true", help="other traffic, instead of the rows")
+    parser.add_argument("--quick", action="store_true", help="few windows; nothing is judged")
+    options = parser.parse_args(arguments)
+    options.rows = options.rows.split(",")
+    if unknown := set(options.rows) - set(ROWS):
+        parser.error(f"no row {', '.join(sorted(unknown))}")
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Measure and print; exits 1 where a goal is missed."""
+    options = parse(arguments)
+    for file in (GLM, GPT_OSS, REQUESTS):
+        if not file.exists():
+            sys.exit(f"benchmarks: {file} is missing; set EQUIPOISE_LOADS to the folder that holds {file.parent.name}")
+    console = Console(width=150)
+    if options.others:
+        console.print(others(options.quick))
+        return
+    table = Table(title="out of sample, 1 thread" + ", quick: nothing is judged" * options.quick)
+    for column in ("row", "what", "goal", "measured", "met"):
+        table.add_column(column, justify="left" if column in ("row", "what") else "right")
+    missed = False
+    for number in options.rows:
+        console.log(f"row {number}")
+        for row in ROWS[number](options.quick):
+            is_met = None if options.quick else row.is_met
+            missed |= is_met is False
+            table.add_row(number, row.what, row.goal, row.measured, "" if is_met is None else "met" if is_met else "MISSED")
+    console.print(table)
+    if "2" in options.rows:
+        console.print(every_forecaster(options.quick))
+    sys.exit(missed)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
