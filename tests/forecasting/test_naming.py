@@ -83,7 +83,7 @@ def test_an_object_is_taken_as_it_is():
 @pytest.mark.parametrize(
     ("given_name", "message"),
     [
-        ("", "forecast is '': it must be one of last, mean, exponential, quantile, scenarios, auto; try 'auto'"),
+        ("", "forecast is '': it must be one of last, mean, exponential, quantile, scenarios, steps, auto, robust; try 'auto'"),
         ("median", "forecast is 'median': it must be one of last, mean, .*; try 'auto'"),
         ("Last", "forecast is 'Last': it must be one of last"),
         (None, "forecast is a NoneType: it must be a name or a forecaster with begin"),

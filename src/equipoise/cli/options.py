@@ -25,7 +25,7 @@ Policies = Annotated[
     list[str] | None,
     typer.Option(
         metavar="POLICY",
-        help="What plans: a forecast (last, mean:8, exponential:0.5,0.5, quantile:8,0.75, scenarios:8, auto) and settings "
+        help="What plans: a forecast (last, mean:8, exponential:0.5,0.5, quantile:8,0.75, auto, robust:8) and settings "
         "(effort=, planner=, slots=, every=, trigger=, groups=, locality=), or a placement file. Repeat it to compare. "
         "Default: last and auto.",
     ),

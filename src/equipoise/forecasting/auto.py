@@ -26,6 +26,7 @@ _START = 2
 _FORGET = 0.9
 _SHARED = 0.75
 _WORTH = 0.02
+_MOST_JUDGED = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,8 @@ class Auto:
     Whenever a plan is made, each candidate's forecast is planned for too (at effort ``fast``), and every window that follows
     shows what those plans lose: a backtest on the past, never the future. Losses fade by a tenth a window. What a layer
     follows is decided by a quarter by its own losses and by three quarters by those of all layers, since one layer's are
-    mostly noise; it changes only for one that loses at least 2 % less. At a change of domain
+    mostly noise; it changes only for one that loses at least 2 % less. Of models with more than 32 layers a plan judges every
+    second, third, ... layer, other ones each time. At a change of domain
     (:class:`~equipoise.forecasting.changes.ChangeDetector`) all candidates start anew from the window that began it, and what
     plans made before it are judged no more: none could know.
     """
@@ -86,9 +88,9 @@ class AutoMemory:
         self._memories = [candidate.begin() for candidate in CANDIDATES]
         self._changes: list[int] = []
         self._windows = 0
-        self._is_planned = False
-        self._lost: Floats | None = None
-        self._judged = 0.0
+        self._plans = 0
+        self._judged: slice | None = None
+        self._losses: Losses | None = None
         self._chosen: Ints | None = None
 
     def observe(self, load: Floats) -> None:
@@ -97,9 +99,9 @@ class AutoMemory:
         if self._detector.observe(share):
             self._changes.append(self._windows)
             self._memories = [candidate.begin() for candidate in CANDIDATES]
-            self._is_planned = False
-        elif self._is_planned:
-            self._judge_by(load)
+            self._judged = None
+        elif self._judged is not None and self._losses is not None:
+            self._losses.learn(self._judged, self._judge.losses(np.ascontiguousarray(load[self._judged])))
         for memory in self._memories:
             memory.observe_shares(share, total)
         self._windows += 1
@@ -107,39 +109,54 @@ class AutoMemory:
     def forecast(self) -> Floats:
         """Return each layer's forecast by the candidate it follows, and have all planned for, to be judged."""
         forecasts = np.stack([memory.forecast() for memory in self._memories])
-        self._judge.plan(forecasts)
-        self._is_planned = True
-        chosen = self._follow(forecasts.shape[1])
-        return np.ascontiguousarray(forecasts[chosen, np.arange(chosen.size)])
+        num_layers = forecasts.shape[1]
+        if self._losses is None or self._chosen is None:
+            self._losses, self._chosen = Losses(len(CANDIDATES), num_layers), np.full(num_layers, _START)
+        stride = -(-num_layers // _MOST_JUDGED)
+        self._judged = slice(self._plans % stride, None, stride)
+        self._plans += 1
+        self._judge.plan(np.ascontiguousarray(forecasts[:, self._judged]))
+        self._chosen = self._losses.followed(self._chosen)
+        return np.ascontiguousarray(forecasts[self._chosen, np.arange(num_layers)])
 
     def explain(self) -> Choice:
         """Say what is followed, and why."""
-        num_layers = 0 if self._chosen is None else self._chosen.size
-        unknown = np.full((len(CANDIDATES), num_layers), np.nan)
-        losses = unknown if self._lost is None else self._lost / self._judged
-        chosen = np.zeros(0, np.int64) if self._chosen is None else self._chosen.copy()
-        return Choice(tuple(c.name for c in CANDIDATES), chosen, losses, tuple(self._changes), self._windows)
-
-    def _judge_by(self, load: Floats) -> None:
-        lost = self._judge.losses(load)
-        self._lost = lost if self._lost is None else _FORGET * self._lost + lost
-        self._judged = _FORGET * self._judged + 1.0
-
-    def _follow(self, num_layers: int) -> Ints:
-        """Choose anew; a layer leaves what it follows only for what loses clearly less."""
-        if self._chosen is None:
-            self._chosen = np.full(num_layers, _START)
-        if self._lost is not None:
-            own = self._lost / self._judged
-            lost = _SHARED * _mean_over_layers(own) + (1.0 - _SHARED) * own
-            layers = np.arange(num_layers)
-            best = lost.argmin(axis=0)
-            worth = lost[best, layers] < (1.0 - _WORTH) * lost[self._chosen, layers]
-            self._chosen = np.where(worth, best, self._chosen)
-        return self._chosen
+        names = tuple(candidate.name for candidate in CANDIDATES)
+        if self._losses is None or self._chosen is None:
+            return Choice(names, np.zeros(0, np.int64), np.zeros((len(names), 0)), (), self._windows)
+        return Choice(names, self._chosen.copy(), self._losses.own(), tuple(self._changes), self._windows)
 
 
-def _mean_over_layers(lost: Floats) -> Floats:
-    """Return the mean of each candidate over layers, [candidates, 1], added up in order."""
-    means: Floats = np.cumsum(lost, axis=1)[:, -1:] / lost.shape[1]
-    return means
+class Losses:
+    """What candidates have lately lost, in each layer and over all; older losses fade."""
+
+    def __init__(self, num_candidates: int, num_layers: int) -> None:
+        self._own = np.zeros((num_candidates, num_layers))
+        self._own_weight = np.zeros(num_layers)
+        self._shared = np.zeros((num_candidates, 1))
+        self._shared_weight = 0.0
+
+    def learn(self, layers: slice, lost: Floats) -> None:
+        """Take in what each candidate lost in some layers, [candidates, those layers]."""
+        self._own[:, layers] = _FORGET * self._own[:, layers] + lost
+        self._own_weight[layers] = _FORGET * self._own_weight[layers] + 1.0
+        self._shared = _FORGET * self._shared + np.cumsum(lost, axis=1)[:, -1:] / lost.shape[1]
+        self._shared_weight = _FORGET * self._shared_weight + 1.0
+
+    def own(self) -> Floats:
+        """Return the mean loss of each candidate in each layer, [candidates, layers]; over all layers where not judged yet."""
+        if self._shared_weight == 0.0:
+            return np.full_like(self._own, np.nan)
+        shared = self._shared / self._shared_weight
+        means: Floats = np.where(self._own_weight > 0.0, self._own / np.maximum(self._own_weight, 1.0), shared)
+        return means
+
+    def followed(self, chosen: Ints) -> Ints:
+        """Return what each layer follows, [layers]: something else than ``chosen`` only where that loses clearly less."""
+        if self._shared_weight == 0.0:
+            return chosen
+        lost = _SHARED * self._shared / self._shared_weight + (1.0 - _SHARED) * self.own()
+        layers = np.arange(chosen.size)
+        best = lost.argmin(axis=0)
+        worth = lost[best, layers] < (1.0 - _WORTH) * lost[chosen, layers]
+        return np.where(worth, best, chosen)

@@ -127,10 +127,29 @@ class Quantile:
 
 
 @dataclass(frozen=True)
-class Scenarios:
-    """The last windows as equally likely loads, to be planned for together. By name ``scenarios:WINDOWS``.
+class Steps:
+    """Every window seen as an equally likely load, as it is; larger ones weigh more. By name ``steps``.
 
-    The plan is made for the mean of the largest rank time over these loads instead of for one load.
+    For loads that are scenarios already: ``plan(scenarios, cluster, forecast="steps")`` keeps the mean over them of the largest
+    rank time low. Remembers all windows.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return "steps"
+
+    def begin(self, judge: Judge | None = None) -> _All:
+        """Return an empty memory."""
+        return _All()
+
+
+@dataclass(frozen=True)
+class Scenarios:
+    """The last windows as equally likely loads, each of the layer's usual total. By name ``scenarios:WINDOWS``.
+
+    The plan keeps the mean of the largest rank time over these loads low (:mod:`equipoise.planning.scenarios`), so experts
+    that swing together are kept apart.
     """
 
     windows: int = 8
@@ -199,6 +218,19 @@ class _Sliding:
         share: Floats = np.maximum(self._made_of(np.stack(self._shares), loaded[:, :, np.newaxis]), 0.0)
         expected: Floats = share * usual[:, np.newaxis]
         return expected
+
+
+class _All:
+    """All windows, as they are."""
+
+    def __init__(self) -> None:
+        self._loads: list[Floats] = []
+
+    def observe(self, load: Floats) -> None:
+        self._loads.append(load)
+
+    def forecast(self) -> Floats:
+        return np.stack(self._loads)
 
 
 class _Recent:

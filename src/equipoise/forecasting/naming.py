@@ -1,4 +1,4 @@
-"""Forecasters by name: ``last``, ``mean:8``, ``exponential:0.5``, ``quantile:8,0.75``, ``scenarios:8``, ``auto``."""
+"""Forecasters by name: ``last``, ``mean:8``, ``exponential:0.5``, ``quantile:8,0.75``, ``auto``, ``robust:8`` and others."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any, cast
 
 from equipoise.errors import ArgumentError
 from equipoise.forecasting.auto import Auto
-from equipoise.forecasting.forecasters import Exponential, Last, Mean, Quantile, Scenarios
+from equipoise.forecasting.forecasters import Exponential, Last, Mean, Quantile, Scenarios, Steps
 from equipoise.forecasting.protocol import Forecaster
+from equipoise.forecasting.robust import Robust
 
 FORECASTERS: dict[str, tuple[Callable[..., Any], tuple[type, ...]]] = {
     "last": (Last, ()),
@@ -16,7 +17,9 @@ FORECASTERS: dict[str, tuple[Callable[..., Any], tuple[type, ...]]] = {
     "exponential": (Exponential, (float, float)),
     "quantile": (Quantile, (int, float)),
     "scenarios": (Scenarios, (int,)),
+    "steps": (Steps, ()),
     "auto": (Auto, ()),
+    "robust": (Robust, (int,)),
 }
 """Name -> what makes it, and the kinds of its settings."""
 

@@ -22,6 +22,7 @@ from equipoise.planning.bounds import gap, without_rounding
 from equipoise.planning.efforts import EFFORTS
 from equipoise.planning.layers import plan_layers
 from equipoise.planning.problem import Locality, Problem, make_problem
+from equipoise.planning.scenarios import mean_load, plan_for_scenarios
 from equipoise.trace import LoadTrace
 
 
@@ -127,8 +128,9 @@ def plan(
         alone.
     forecast : str or Forecaster, optional
         What is to be planned for, from the steps of ``load`` as past windows: ``last``, ``mean:8``, ``exponential:0.5``,
-        ``quantile:8,0.75``, ``scenarios:8``, ``auto`` (:mod:`equipoise.forecasting`). The figures of the plan are then on the
-        forecast.
+        ``quantile:8,0.75``, ``auto``, or several loads at once: ``scenarios:8``, ``steps`` (all of ``load``'s), ``robust:8``
+        (:mod:`equipoise.forecasting`). The figures of the plan are then on the forecast; of several loads, means over them
+        (so ``balancedness`` is the sum of ideals over the sum of mean largest times).
     previous, budget, max_moves, dispatch
         Kept for what this version cannot do yet; anything but the default is refused.
     seed : int
@@ -166,10 +168,14 @@ def plan(
     check_seed(seed)
     trace = load if isinstance(load, LoadTrace) else LoadTrace(load)  # type: ignore[arg-type]
     problem = make_problem(trace, cluster, num_groups, locality, TOKENS if cost is None else cost)
-    if forecast is not None:
-        problem = replace(problem, load=forecast_load(trace, problem, forecast))
     home_share = _checked_home_share(problem, constraints)
-    found = plan_layers(problem, EFFORTS[effort], home_share, num_threads)
+    expected = problem.load if forecast is None else forecast_load(trace, problem, forecast)
+    if expected.ndim == 3:
+        problem = replace(problem, load=mean_load(expected))
+        found = plan_for_scenarios(problem, expected, effort, num_threads)
+    else:
+        problem = replace(problem, load=expected)
+        found = plan_layers(problem, EFFORTS[effort], home_share, num_threads)
     base = problem.cost.per_rank
     largest, ideal, bound = found.largest + base, problem.ideal + base, found.bound + base
     bound = without_rounding(bound, largest)

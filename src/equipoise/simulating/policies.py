@@ -11,6 +11,7 @@ from equipoise.checks import check_choice, check_integer
 from equipoise.cluster import Cluster
 from equipoise.constraints import Constraints
 from equipoise.errors import ArgumentError
+from equipoise.forecasting.forecasters import Steps
 from equipoise.forecasting.naming import make_forecaster
 from equipoise.forecasting.protocol import Forecaster, Memory
 from equipoise.kernels.scoring import audit
@@ -22,6 +23,7 @@ from equipoise.planning.efforts import EFFORTS
 from equipoise.planning.planner import plan
 from equipoise.planning.problem import make_problem, spread_slots
 from equipoise.planning.published import named_composition, split_name
+from equipoise.planning.scenarios import mean_load
 from equipoise.simulating.triggers import Trigger, make_trigger
 
 OURS = "equipoise"
@@ -138,12 +140,23 @@ class PlannedPolicy:
         )
 
     def plan_for(self, load: Floats, cluster: Cluster) -> Placement:
-        """Plan for a load [layers, experts] with this policy's planner, on ``cluster`` as it is."""
+        """Plan with this policy's planner for a load [layers, experts] or for several, on ``cluster`` as it is.
+
+        Published packings plan for the mean of several.
+        """
         groups, locality = self.num_groups, self.locality
         if self.planner != OURS:
+            load = mean_load(load) if load.ndim == 3 else load
             return pack_as_published(load, cluster, self.planner, num_groups=groups, locality=locality, seed=self.seed)
-        constraints = None if self.home_share is None else Constraints(self.home_share)
-        return plan(load, cluster, num_groups=groups, locality=locality, effort=self.effort, constraints=constraints).placement
+        return plan(
+            load,
+            cluster,
+            num_groups=groups,
+            locality=locality,
+            effort=self.effort,
+            constraints=None if self.home_share is None else Constraints(self.home_share),
+            forecast=Steps() if load.ndim == 3 else None,
+        ).placement
 
 
 class _PlannedActor:
