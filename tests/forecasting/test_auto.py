@@ -282,3 +282,27 @@ def test_on_the_load_that_ships_it_is_about_as_good_as_the_best(example):
         return np.mean(met)
 
     assert balance("auto") >= max(balance(name) for name in OTHERS) - 0.005
+
+
+def test_of_many_layers_a_share_is_judged_in_turn():
+    """Of 40 layers every third is planned for and judged, another third each time; all of up to 16 are."""
+    windows = _windows(7, layers=40)
+    judge = Told(_losses())
+    _run(windows, judge)
+    for number, planned in enumerate(judge.planned):
+        expected = _candidates(windows[: number + 1])[:, number % 3 :: 3]
+        assert planned.tobytes() == expected.tobytes()
+    for number, judged in enumerate(judge.judged):
+        assert judged.tobytes() == windows[number + 1][number % 3 :: 3].tobytes()
+    judge = Told(_losses())
+    _run(_windows(2, layers=16), judge)
+    assert judge.planned[0].shape[1] == 16
+
+
+def test_layers_not_judged_yet_go_by_the_others():
+    """After one judged window, layers out of the sample follow what all layers say; theirs is shown as that mean."""
+    lost = _losses(_4=0.01)
+    memory, _ = _run(_windows(2, layers=40), Told(lost))
+    choice = memory.explain()
+    assert choice.chosen.tolist() == [4] * 40
+    assert np.allclose(choice.losses, np.array(lost)[:, np.newaxis])

@@ -26,7 +26,7 @@ _START = 2
 _FORGET = 0.9
 _SHARED = 0.75
 _WORTH = 0.02
-_MOST_JUDGED = 32
+_MOST_JUDGED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Auto:
     Whenever a plan is made, each candidate's forecast is planned for too (at effort ``fast``), and every window that follows
     shows what those plans lose: a backtest on the past, never the future. Losses fade by a tenth a window. What a layer
     follows is decided by a quarter by its own losses and by three quarters by those of all layers, since one layer's are
-    mostly noise; it changes only for one that loses at least 2 % less. Of models with more than 32 layers a plan judges every
+    mostly noise; it changes only for one that loses at least 2 % less. Of models with more than 16 layers a plan judges every
     second, third, ... layer, other ones each time. At a change of domain
     (:class:`~equipoise.forecasting.changes.ChangeDetector`) all candidates start anew from the window that began it, and what
     plans made before it are judged no more: none could know.
