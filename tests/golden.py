@@ -53,6 +53,11 @@ def hashes() -> dict[str, str]:
         ).placement.expert_of_slot,
         "active": plan(small // 4000, Cluster(8, 9), cost=RankCost(per_active=2.0)).placement.expert_of_slot,
         "zero": plan(np.zeros((2, 16)), Cluster(4, 6)).placement.expert_of_slot,
+        "auto": plan(trace, Cluster(8, 5), forecast="auto").placement.expert_of_slot,
+        "robust": plan(trace, Cluster(8, 5), forecast="robust:8").placement.expert_of_slot,
+        "several, strict": plan(
+            trace.last(4), Cluster(8, 6, 4), forecast="steps", **strict, effort="best"
+        ).placement.expert_of_slot,
         "drop-in": rebalance_experts(large, 288, 8, 4, 32)[0],
     }
     for refine in (None, "swap", "reconstruct"):
