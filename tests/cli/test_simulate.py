@@ -49,7 +49,8 @@ def test_simulate_prints_a_table_and_what_it_means(run, small):
     assert "11 windows scored, each planned for on those before" in out
     assert "auto against last:" in out
     assert "auto follows" in out
-    assert "useful: ideal time over time with stalls, by the time model decode-h100" in out
+    assert "useful: ideal time over time with stalls, by the time model decode-h100;" in out
+    assert "stall s" in out
     grid = [line for line in out.splitlines() if line and line[0] in "┏┃┡│└"]
     assert all(len(line) <= 80 for line in grid)
 
@@ -63,7 +64,9 @@ def test_an_engines_placement_can_be_judged(run, small, tmp_path):
     assert (found["moves"], found["plans"]) == (0, 1)
     code, out, err = run("simulate", EXAMPLE, "--ranks", 4, "--slots", 40, "--policy", tmp_path / "theirs.json")
     assert (code, out) == (2, "")
-    assert err.startswith("equipoise: the placement has 2 layers of 8 experts: the trace has 24 of 32;")
+    assert err.startswith(
+        f"equipoise: policy {tmp_path / 'theirs.json'}: the placement has 2 layers of 8 experts: the trace has 24"
+    )
 
 
 def test_several_slots_and_intervals_are_all_tried(run, small, tmp_path):
@@ -77,6 +80,8 @@ def test_several_slots_and_intervals_are_all_tried(run, small, tmp_path):
     marks = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()}
     before = (tmp_path / "all.json").read_bytes()
     assert run(*command, "--folder", tmp_path / "kept", "--out", tmp_path / "all.json", "--quiet") == (0, "", "")
+    resumed = run(*command, "--folder", tmp_path / "kept")[1]
+    assert [line.split("│")[-2].strip() for line in resumed.splitlines() if line.startswith("│")] == ["-"] * 6
     assert {path: path.stat().st_mtime_ns for path in marks} == marks
     assert (tmp_path / "all.json").read_bytes() == before
 
@@ -88,6 +93,7 @@ def test_several_traces_each_have_a_table(run, small, tmp_path):
     assert code == 0
     assert out.index("small.npz: 11 windows") < out.index("even.npz: 3 windows")
     assert [Simulation.read(tmp_path / f"s-{n}.json").num_windows for n in (0, 1)] == [11, 3]
+    assert f"written to {tmp_path / 's-0.json'}, {tmp_path / 's-1.json'}" in out
 
 
 def test_a_stopped_policy_is_named_and_others_go_on(run, small, monkeypatch):
@@ -100,14 +106,16 @@ def test_a_stopped_policy_is_named_and_others_go_on(run, small, monkeypatch):
     def lossy(self, load, cluster):
         found = usual(self, load, cluster)
         slots = found.expert_of_slot.copy()
-        slots[1][slots[1] == 3] = ABSENT
+        slots[1:][slots[1:] == 3] = ABSENT
         return Placement(slots, cluster, found.num_experts) if self.effort == "fast" else found
 
     monkeypatch.setattr(PlannedPolicy, "plan_for", lossy)
     code, out, _ = run("simulate", small, *SHAPE, "--policy", "last,effort=fast", "--policy", "last")
     assert code == 0
     assert "stopped: policy last,effort=fast, window 1: layer 1: expert 3 has no slot: every expert needs a slot" in out
-    assert run("simulate", small, *SHAPE, "--policy", "last,effort=fast", "--json")[0] == 0
+    code, out, err = run("simulate", small, *SHAPE, "--policy", "last,effort=fast")
+    assert code == 2
+    assert err.startswith("equipoise: policy last,effort=fast, window 1: layer 1: expert 3 has no slot")
 
 
 @pytest.mark.parametrize(
@@ -123,8 +131,16 @@ def test_a_stopped_policy_is_named_and_others_go_on(run, small, monkeypatch):
         (("--slots", "12,x"), "--slots is '12,x'"),
         (("--dispatch", "best"), "dispatch is 'best': it must be one of equal"),
         (("--time-model", "h100"), "time model is 'h100'"),
-        (("--expert-bytes", "big"), "--expert-bytes is 'big'"),
-        (("--link", "-3"), "--link is '-3'"),
+        (("--time-model", "prefill-h100", "--expert-bytes", "big"), "--expert-bytes is 'big'"),
+        (("--time-model", "prefill-h100", "--link", "-3"), "--link is '-3'"),
+        (("--link", "50GB"), "--expert-bytes or --link with --time-model tokens: tokens are no seconds"),
+        (("--jobs", "0"), "jobs is 0"),
+        (("--slots", "12,16", "--policy", "last,slots=20"), "policy last,slots=20 in a sweep"),
+        (("--out", "nowhere/x.json"), "nowhere/x.json cannot be written (no folder nowhere)"),
+        (
+            ("--locality", "soft", "--nodes", "2", "--groups", "4"),
+            "policy last,groups=4,locality=soft: locality is soft",
+        ),
         (("--policy", "last", "--policy", "last"), "two policies are called last"),
     ],
 )
@@ -160,6 +176,9 @@ def test_compare_explains_where_balance_is_lost(run, small):
         (("--dispatch", "hash"), "--dispatch without --explain"),
         (("--explain", "--slots", "12,16"), "--explain with 2 slots counts"),
         (("--explain", "--level", "gpu"), "level is 'gpu'"),
+        (("--explain", "--level", "rank,rank"), "levels are ['rank', 'rank']"),
+        (("--explain", "--rounds", "3"), "--rounds with --explain"),
+        (("--explain", "--packing", "lpt", "--policy", "last"), "--packing and --policy with --explain"),
         (("--explain",), "the trace has 1 window"),
     ],
 )
@@ -181,4 +200,9 @@ def test_plan_for_a_forecast(run, small):
     assert found["scored"] == "forecast exponential:0.5"
     code, out, _ = run("plan", small, *SHAPE, "--forecast", "auto", "--window", 2)
     assert "planned on the forecast auto from 6 windows of 2 steps" in out
+    code, out, _ = run("plan", small, *SHAPE, "--forecast", "robust:3")
+    assert code == 0
+    assert "before:" not in out
+    assert "on the forecast robust:3, not on any load" in out
+    assert "the plan is for 4 loads at once" in run("plan", small, *SHAPE, "--forecast", "robust:3", "--prove")[2]
     assert run("plan", small, *SHAPE, "--forecast", "tomorrow")[2].startswith("equipoise: forecast is 'tomorrow'")

@@ -249,7 +249,7 @@ CLUSTERS = [
 
 @pytest.mark.parametrize(("cluster", "rule"), CLUSTERS, ids=["even", "uneven", "down", "strict"])
 def test_the_judge_says_what_plans_for_forecasts_lose(cluster, rule):
-    """Largest rank time over the ideal, less 1, of the plan for each forecast; 0 in layers without load; the last plans."""
+    """Largest rank time over the ideal, less 1, of the plan for each forecast; nan without load; the last plans."""
     rng = np.random.default_rng(4)
     forecasts = rng.integers(0, 100, (3, 2, 8)).astype(np.float64)
     load = rng.integers(0, 100, (2, 8)).astype(np.float64)
@@ -260,7 +260,7 @@ def test_the_judge_says_what_plans_for_forecasts_lose(cluster, rule):
     for lost, forecast in zip(judge.losses(load), forecasts, strict=True):
         largest, ideal = plan(forecast, cluster, effort="fast", **rule).placement.layer_times(load)
         assert lost[0] == pytest.approx(largest[0] / ideal[0] - 1.0, abs=1e-12)
-        assert lost[1] == 0.0
+        assert np.isnan(lost[1])
 
 
 OTHERS = ("last", "exponential:0.7", "exponential:0.5", "exponential:0.3", "mean:4", "mean:8", "quantile:8,0.75")
@@ -306,3 +306,12 @@ def test_layers_not_judged_yet_go_by_the_others():
     choice = memory.explain()
     assert choice.chosen.tolist() == [4] * 40
     assert np.allclose(choice.losses, np.array(lost)[:, np.newaxis])
+
+
+def test_layers_without_load_are_judged_by_nothing():
+    """Windows in which a layer is idle change nothing of what it has lost, nor of what all have."""
+    lost = np.array([_losses(_4=0.01)] * 2).T
+    idle = lost.copy()
+    idle[:, 1] = np.nan
+    memory, _ = _run(_windows(6), Told(lost, idle, np.full_like(lost, np.nan)))
+    assert np.allclose(memory.explain().losses, lost)

@@ -23,9 +23,10 @@ class Domain:
         return [np.stack([self.rng.multinomial(self.tokens, p) / self.tokens for p in self.chances]) for _ in range(windows)]
 
 
-def _changes(windows, detector=None):
+def _changes(windows, detector=None, tokens=1e15):
+    """Return the windows that begin a new domain; by default of so many tokens that chance plays no part."""
     detector = detector or ChangeDetector()
-    return [number for number, share in enumerate(windows) if detector.observe(share)]
+    return [number for number, share in enumerate(windows) if detector.observe(share, np.full(len(share), tokens))]
 
 
 def _changes_by_definition(windows):
@@ -153,3 +154,18 @@ def test_a_constant_load_never_changes():
     share = Domain(2).draw(1)[0]
     assert _changes([share] * 100) == []
     assert _changes([share] * 10 + [share[:, ::-1].copy()] + [share[:, ::-1].copy()] * 10) == [10]
+
+
+def test_a_window_of_few_tokens_is_no_change():
+    """Steady popularity, 20,000 tokens a layer, every tenth window 60: chance explains how far that lies."""
+    rng = np.random.default_rng(0)
+    chances = rng.dirichlet(np.ones(32), 12)
+    detector, changes = ChangeDetector(), []
+    for number in range(60):
+        tokens = 60 if number % 10 == 9 else 20_000
+        share = np.stack([rng.multinomial(tokens, p) / tokens for p in chances])
+        if detector.observe(share, np.full(12, float(tokens))):
+            changes.append(number)
+    assert changes == []
+    other = np.stack([rng.multinomial(20_000, p) / 20_000 for p in rng.dirichlet(np.ones(32), 12)])
+    assert detector.observe(other, np.full(12, 20_000.0))

@@ -90,7 +90,12 @@ def test_a_placement_file_is_held_against_our_planner():
 
 
 def test_bad_levels_and_policies_are_named():
-    """A level that is none, and a policy that fails on the way."""
+    """A level that is none, none or one twice, two policies of one name, and a policy that fails on the way."""
+    for levels in ([], ["rank", "rank"]):
+        with pytest.raises(ArgumentError, match="levels are"):
+            explain(windows_of(0), CLUSTER, ["last"], levels=levels)
+    with pytest.raises(ArgumentError, match="two policies are called last"):
+        explain(windows_of(0), CLUSTER, ["last", "last"])
     with pytest.raises(ArgumentError, match="level is 'gpu'"):
         explain(windows_of(0), CLUSTER, ["last"], levels=["gpu"])
 

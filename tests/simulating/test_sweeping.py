@@ -44,7 +44,7 @@ def test_a_sweep_is_its_simulations():
     ]
     names.insert(2, "fixed")
     assert [cell.policy for cell in cells] == [*names, *names]
-    for cell in cells[:4]:
+    for cell in cells:
         policy = placement if cell.policy == "fixed" else make_policy(cell.policy)
         alone = simulate(traces()[cell.trace], CLUSTER, [policy])
         assert cell.found.to_file() == alone.to_file()
@@ -135,6 +135,26 @@ def test_a_killed_sweep_goes_on(tmp_path):
     assert len(results) == 12
 
 
+def test_failed_simulations_are_not_kept(tmp_path, monkeypatch):
+    """What went wrong once may go right next time."""
+    from equipoise.simulating.policies import PlannedPolicy
+
+    usual = PlannedPolicy.plan_for
+
+    def failing(self, load, cluster):
+        if len(load) == 2:
+            raise MemoryError("for now")
+        return usual(self, load, cluster)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PlannedPolicy, "plan_for", failing)
+        (cell,) = sweep({"a": traces()["first"]}, CLUSTER, ["last"], folder=tmp_path)
+    assert "for now" in cell.found.policies[0].failure
+    assert list(tmp_path.iterdir()) == []
+    (cell,) = sweep({"a": traces()["first"]}, CLUSTER, ["last"], folder=tmp_path)
+    assert cell.found.policies[0].failure == ""
+
+
 def test_bad_sweeps_are_named(tmp_path):
     """No trace, a missing one, a damaged file in the folder, a folder that cannot be, a stream with a folder."""
     with pytest.raises(ArgumentError, match="no traces"):
@@ -152,5 +172,16 @@ def test_bad_sweeps_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot be made"):
         sweep({"a": traces()["first"]}, CLUSTER, ["last"], folder=tmp_path / "file" / "kept")
+    from equipoise.forecasting.forecasters import Last
+    from equipoise.simulating.policies import PlannedPolicy
+
+    for arguments, found in (
+        ({"jobs": 0}, "jobs is 0"),
+        ({"policies": ["last,slots=16"], "slots": [12, 16]}, "policy last,slots=16 in a sweep"),
+        ({"policies": ["last", "last"]}, "two policies are called last"),
+        ({"policies": [PlannedPolicy(forecast=Last())], "folder": tmp_path / "new"}, "policy last in a sweep with a folder"),
+    ):
+        with pytest.raises(ArgumentError, match=found):
+            sweep(**{"traces": {"a": traces()["first"]}, "cluster": CLUSTER, "policies": ["last"], **arguments})
     with pytest.raises(ArgumentError, match="a stream in a sweep with a folder"):
         sweep({"a": LoadStream(traces()["first"].load)}, CLUSTER, ["last"], folder=tmp_path / "kept")

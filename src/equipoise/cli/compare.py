@@ -40,6 +40,7 @@ _RANKS = 8
 _OF_PACKINGS = ("packing", "noise", "candidates", "rounds", "seed")
 _OF_SLOTS = ("effort", "expert_bytes")
 _OF_CHAINS = ("policy", "level", "dispatch")
+_OF_VARIANTS = ("noise", "candidates", "rounds")
 
 
 def compare(
@@ -184,10 +185,15 @@ def _refuse_mixed(context: typer.Context, slot_counts: list[int], explain: bool)
     several = len(slot_counts) > 1
     if explain and several:
         raise ArgumentError(f"--explain with {len(slot_counts)} slots counts", "a chain is for one", "say slots= in a --policy")
-    for name in (*(_OF_PACKINGS if several else _OF_SLOTS), *(() if explain else _OF_CHAINS)):
+    if explain and _is_given(context, "packing") and _is_given(context, "policy"):
+        raise ArgumentError("--packing and --policy with --explain", "both name what plans", "give one of them")
+    unused = _OF_SLOTS + (_OF_VARIANTS if explain else _OF_CHAINS)
+    for name in (*_OF_PACKINGS, *_OF_CHAINS) if several else unused:
         if not _is_given(context, name):
             continue
         option = f"--{name.replace('_', '-')}"
+        if name in _OF_VARIANTS and explain:
+            raise ArgumentError(f"{option} with --explain", "packings are taken as published there", f"leave {option} out")
         if name in _OF_CHAINS:
             raise ArgumentError(f"{option} without --explain", "it goes with --explain", f"add it, or leave {option} out")
         if several:

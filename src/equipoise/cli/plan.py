@@ -110,7 +110,7 @@ def plan(
     if json:
         print_json(summary)
     elif not quiet:
-        _show(part, result, summary, _in_id_order(result).worst_layer(result.load))
+        _show(part, result, summary)
         _show_proofs(proofs)
 
 
@@ -129,7 +129,7 @@ def _summary(trace: LoadTrace, result: Plan, seconds: float, forecast: str | Non
     bound = float(result.bound.sum())
     return {
         "balancedness": result.balancedness,
-        "balancedness_before": _in_id_order(result).balancedness(result.load),
+        "balancedness_before": _in_id_order(result).balancedness(result.load) if result.num_loads == 1 else float("nan"),
         "worst_layer": result.worst_layer,
         "p5_layer": result.fifth_percentile,
         "scored": "in-sample" if forecast is None else f"forecast {forecast}",
@@ -159,7 +159,7 @@ def _summary(trace: LoadTrace, result: Plan, seconds: float, forecast: str | Non
     }
 
 
-def _show(part: str, result: Plan, summary: dict[str, object], worst_before: float) -> None:
+def _show(part: str, result: Plan, summary: dict[str, object]) -> None:
     placement = result.placement
     cluster = placement.cluster
     out.print(
@@ -167,11 +167,15 @@ def _show(part: str, result: Plan, summary: dict[str, object], worst_before: flo
         f"{cluster.num_slots} slots, locality {result.locality}; planned on {part}",
         soft_wrap=True,
     )
+    scored = str(summary["scored"])
+    on = "the load planned for (in-sample)" if scored == "in-sample" else f"the {scored}, not on any load"
+    worst_before = _in_id_order(result).worst_layer(result.load)
+    before = ["before: slots in id order", percent(_number(summary, "balancedness_before")), percent(worst_before)]
     table(
-        "Balancedness on the load planned for (in-sample): mean over largest rank load, 100 % is perfect",
+        f"Balancedness on {on}: mean over largest rank load, 100 % is perfect",
         ["placement", "all layers", "worst layer"],
         [
-            ["before: slots in id order", percent(_number(summary, "balancedness_before")), percent(worst_before)],
+            *([before] if result.num_loads == 1 else []),
             ["after: this plan", percent(result.balancedness), percent(result.worst_layer)],
             ["proven limit", percent(_number(summary, "best_possible_balancedness")), ""],
         ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,13 +15,14 @@ from equipoise.cli.output import out, print_json, progress_bar, table, working
 from equipoise.cli.selecting import read_policy
 from equipoise.cli.shaping import byte_size, counts, make_cluster
 from equipoise.cluster import Cluster
-from equipoise.errors import ArgumentError
+from equipoise.errors import ArgumentError, FileError
 from equipoise.simulating.policies import ONCE, Policy
 from equipoise.simulating.replaying import simulate as replay
 from equipoise.simulating.results import PolicyResult, Simulation, paired_difference
 from equipoise.simulating.sweeping import open_trace, sweep
 from equipoise.simulating.timing import TIME_MODELS, TimeModel, make_time_model
 from equipoise.simulating.warming import warm_up
+from equipoise.trace import LoadTrace
 
 _MOST_EXPLAINED = 3
 
@@ -49,7 +51,7 @@ def simulate(
     ] = None,
     jobs: Annotated[int, typer.Option(help="Processes for several simulations; -1 for all cores.")] = 1,
     out_file: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="Write the simulation, for equipoise report.")
+        str | None, typer.Option("--out", metavar="FILE", help="Write the simulation, all windows, as JSON.")
     ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
@@ -58,11 +60,13 @@ def simulate(
     """Replay a trace: policies plan on the past, and the next window is scored."""
     silent = quiet or json
     slot_counts, intervals = counts("--slots", slots), _intervals(every)
+    if len(set(loads)) < len(loads):
+        raise ArgumentError(f"traces are {', '.join(loads)}", "each is replayed once", "name each once")
+    outs = _outs(loads, out_file)
     cluster = make_cluster(ranks, slot_counts[0], nodes, speeds, down)
     model = _time_model(time_model, expert_bytes, link)
-    policies = [
-        read_policy(text, num_groups=groups, locality=locality, every=intervals[0]) for text in policy or ["last", "auto"]
-    ]
+    defaults = {"num_groups": groups, "locality": locality, "every": intervals[0] if len(intervals) == 1 else 1}
+    policies = [read_policy(text, **defaults) for text in policy or ["last", "auto"]]
     how = {"dispatch": dispatch, "time_model": model, "batches_per_window": batches or window, "seed": seed}
     with working("compiling, once a machine", quiet=silent):
         warm_up()
@@ -71,16 +75,17 @@ def simulate(
     else:
         spread = {"slots": slot_counts if len(slot_counts) > 1 else [], "every": intervals if len(intervals) > 1 else []}
         found = _sweep(loads, cluster, policies, {**how, **spread, "window": window, "folder": folder, "jobs": jobs}, silent)
-    if out_file is not None:
-        _write(found, out_file)
+    for simulation, name in zip(found.values(), outs, strict=False):
+        simulation.write(name)
     if json:
-        setting = {"ranks": ranks, "dispatch": dispatch, "time_model": model.name, "out": out_file}
+        setting = {"ranks": ranks, "dispatch": dispatch, "time_model": model.name, "out": outs}
         print_json({**setting, "traces": [{"trace": load, **as_json(simulation)} for load, simulation in found.items()]})
     elif not quiet:
         for load, simulation in found.items():
             _show(load, simulation, model)
-        if out_file is not None:
-            out.print(f"written to {out_file}", soft_wrap=True)
+        if outs:
+            out.print(f"written to {', '.join(outs)}", soft_wrap=True)
+    _refuse_all_stopped(found)
 
 
 def _replay(
@@ -98,8 +103,9 @@ def _sweep(
 ) -> dict[str, Simulation]:
     """Run every combination as a job of its own, with a bar that counts jobs; then put each trace's side by side."""
     total = len(loads) * len(policies) * max(1, len(how["slots"])) * max(1, len(how["every"]))
+    traces = {load: LoadTrace.read(load) if load == "-" else load for load in loads}
     with progress_bar("simulating", total, quiet=silent) as advance:
-        cells = sweep({load: load for load in loads}, cluster, policies, **how, progress=advance)
+        cells = sweep(traces, cluster, policies, **how, progress=advance)
     return {load: _side_by_side([cell.found for cell in cells if cell.trace == load]) for load in loads}
 
 
@@ -107,11 +113,20 @@ def _side_by_side(simulations: list[Simulation]) -> Simulation:
     return replace(simulations[0], policies=tuple(result for one in simulations for result in one.policies))
 
 
-def _write(found: dict[str, Simulation], path: str) -> None:
-    """Write one simulation; of several traces, one a file, numbered before the ending."""
-    for number, simulation in enumerate(found.values()):
-        name = Path(path)
-        simulation.write(name if len(found) == 1 else name.with_stem(f"{name.stem}-{number}"))
+def _outs(loads: list[str], path: str | None) -> list[str]:
+    """Return the files to write, one a trace, numbered where there are several; their folder must be there."""
+    if path is None:
+        return []
+    name = Path(path)
+    if not name.parent.is_dir():
+        raise FileError(f"{path} cannot be written (no folder {name.parent})", "its folder must be there", "make it first")
+    return [path] if len(loads) == 1 else [str(name.with_stem(f"{name.stem}-{number}")) for number in range(len(loads))]
+
+
+def _refuse_all_stopped(found: dict[str, Simulation]) -> None:
+    failures = [result.failure for simulation in found.values() for result in simulation.policies]
+    if all(failures):
+        raise ArgumentError(failures[0], "no policy went all the way", "mend it, or name another")
 
 
 def _intervals(text: str) -> list[int]:
@@ -122,6 +137,10 @@ def _intervals(text: str) -> list[int]:
 
 def _time_model(name: str, expert_bytes: str | None, link: str | None) -> TimeModel:
     model = make_time_model(name)
+    if model.name == "tokens" and (expert_bytes is not None or link is not None):
+        raise ArgumentError(
+            "--expert-bytes or --link with --time-model tokens", "tokens are no seconds", "add --time-model prefill-h100"
+        )
     if expert_bytes is not None:
         model = replace(model, expert_bytes=byte_size("--expert-bytes", expert_bytes))
     if link is not None:
@@ -136,10 +155,10 @@ def _show(load: str, found: Simulation, model: TimeModel) -> None:
         soft_wrap=True,
     )
     first = found.policies[0]
-    timed = model.name != "tokens" or model.expert_bytes > 0
+    timed = model.name != "tokens"
     table(
         "Balancedness on the next window in %, mean over windows; 100 is perfect",
-        ["policy", "slots", "balance", "p5", "worst", *["useful"] * timed, "moves", "ms"],
+        ["policy", "slots", "balance", "p5", "worst", *["useful", "stall s", "GB"] * timed, "moves", "ms"],
         [_row(result, timed) for result in found.policies],
     )
     for result in found.policies[1:]:
@@ -153,7 +172,8 @@ def _show(load: str, found: Simulation, model: TimeModel) -> None:
         _show_notes(result, explained=len(found.policies) <= _MOST_EXPLAINED)
     out.print("p5, worst: 5th percentile and worst of the layers, means over windows;", soft_wrap=True)
     if timed:
-        out.print(f"useful: ideal time over time with stalls, by the time model {model.name}", soft_wrap=True)
+        out.print(f"useful: ideal time over time with stalls, by the time model {model.name};", soft_wrap=True)
+        out.print("stall s, GB: what all moves take and carry;", soft_wrap=True)
     out.print("moves: replicas received a window, all layers; ms: to forecast and plan, median", soft_wrap=True)
 
 
@@ -163,9 +183,10 @@ def _row(result: PolicyResult, timed: bool) -> list[str]:
         result.name,
         str(result.num_slots),
         *(f"{100 * share:.2f}" for share in shares),
-        *([f"{100 * result.useful_share:.1f}"] if timed else []),
+        *([f"{100 * result.useful_share:.1f}", f"{result.stall.sum():.2f}"] if timed else []),
+        *([f"{result.bytes_moved.sum() / 1e9:,.0f}"] if timed else []),
         f"{result.moves.mean():,.0f}" if result.moves.size else "-",
-        f"{result.milliseconds:.1f}",
+        "-" if isnan(result.milliseconds) else f"{result.milliseconds:.1f}",
     ]
 
 
@@ -210,7 +231,16 @@ def as_json(found: Simulation) -> dict[str, Any]:
                 "milliseconds": result.milliseconds,
                 "per_window": {
                     name: getattr(result, name)
-                    for name in ("balancedness", "worst_layer", "fifth_percentile", "time", "ideal_time", "moves", "stall")
+                    for name in (
+                        "balancedness",
+                        "worst_layer",
+                        "fifth_percentile",
+                        "time",
+                        "ideal_time",
+                        "moves",
+                        "bytes_moved",
+                        "stall",
+                    )
                 },
             }
             for result in found.policies

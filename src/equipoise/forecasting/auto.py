@@ -82,6 +82,8 @@ class Auto:
 class AutoMemory:
     """What ``auto`` remembers; see :class:`Auto`."""
 
+    is_judged = True
+
     def __init__(self, judge: Judge) -> None:
         self._judge = judge
         self._detector = ChangeDetector()
@@ -96,14 +98,14 @@ class AutoMemory:
     def observe(self, load: Floats) -> None:
         """Judge the last plans by a window, then learn from it."""
         share, total = to_shares(load)
-        if self._detector.observe(share):
+        if self._detector.observe(share, total):
             self._changes.append(self._windows)
             self._memories = [candidate.begin() for candidate in CANDIDATES]
             self._judged = None
         elif self._judged is not None and self._losses is not None:
             self._losses.learn(self._judged, self._judge.losses(np.ascontiguousarray(load[self._judged])))
         for memory in self._memories:
-            memory.observe_shares(share, total)
+            memory.observe_shares(load, share, total)
         self._windows += 1
 
     def forecast(self) -> Floats:
@@ -137,10 +139,14 @@ class Losses:
         self._shared_weight = 0.0
 
     def learn(self, layers: slice, lost: Floats) -> None:
-        """Take in what each candidate lost in some layers, [candidates, those layers]."""
-        self._own[:, layers] = _FORGET * self._own[:, layers] + lost
-        self._own_weight[layers] = _FORGET * self._own_weight[layers] + 1.0
-        self._shared = _FORGET * self._shared + np.cumsum(lost, axis=1)[:, -1:] / lost.shape[1]
+        """Take in what each candidate lost in some layers, [candidates, those layers]; nan in those without load."""
+        met = np.arange(self._own.shape[1])[layers][~np.isnan(lost[0])]
+        if not met.size:
+            return
+        lost = lost[:, ~np.isnan(lost[0])]
+        self._own[:, met] = _FORGET * self._own[:, met] + lost
+        self._own_weight[met] = _FORGET * self._own_weight[met] + 1.0
+        self._shared = _FORGET * self._shared + np.cumsum(lost, axis=1)[:, -1:] / met.size
         self._shared_weight = _FORGET * self._shared_weight + 1.0
 
     def own(self) -> Floats:

@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 
-from equipoise.kernels.shares import mean_distance
+from equipoise.kernels.shares import mean_distance, sampling_distance
 from equipoise.kernels.types import Floats
 
 JUMP = 1.5
@@ -23,8 +23,8 @@ class ChangeDetector:
     The distance of two windows is the sum of absolute differences of shares, averaged over layers: one layer's jump is noise,
     a change of domain moves all. A window is compared with the last one and with the mean of the last 8 of its domain,
     whichever is nearer; what is usual is the median of the last 64 steps from window to window, or that of this domain's own
-    where that is more. A domain has two windows at least, and no change is seen in the first 3 steps. Windows without load
-    say nothing.
+    where that is more, or what chance alone does to so few tokens where that is more still. A domain has two windows at
+    least, and no change is seen in the first 3 steps. Windows without load say nothing.
     """
 
     def __init__(self, jump: float = JUMP) -> None:
@@ -32,15 +32,16 @@ class ChangeDetector:
         self._steps: deque[float] = deque(maxlen=_STEPS_KEPT)
         self._own: deque[float] = deque(maxlen=_STEPS_KEPT)
         self._recent: deque[Floats] = deque(maxlen=_RECENT)
+        self._total: Floats = np.zeros(0)
 
-    def observe(self, share: Floats) -> bool:
-        """Take in a window's shares [layers, experts]; return whether it begins a new domain."""
+    def observe(self, share: Floats, total: Floats) -> bool:
+        """Take in a window's shares [layers, experts] and tokens [layers]; return whether it begins a new domain."""
         if not share.any():
             return False
         changed = False
         if self._recent:
             step = mean_distance(share, self._recent[-1])
-            changed = self._is_change(share, step)
+            changed = self._is_change(share, total, step)
             self._steps.append(step)
             if changed:
                 self._recent.clear()
@@ -48,13 +49,16 @@ class ChangeDetector:
             else:
                 self._own.append(step)
         self._recent.append(share)
+        self._total = total
         return changed
 
-    def _is_change(self, share: Floats, step: float) -> bool:
+    def _is_change(self, share: Floats, total: Floats, step: float) -> bool:
         if len(self._steps) < _FEWEST_STEPS or not self._own:
             return False
-        limit = self._jump * max(_median(self._steps), _median(self._own))
-        return step > limit and mean_distance(share, self._mean()) > limit
+        mean = self._mean()
+        chance = sampling_distance(mean, total, self._total)
+        limit = self._jump * max(_median(self._steps), _median(self._own), chance)
+        return step > limit and mean_distance(share, mean) > limit
 
     def _mean(self) -> Floats:
         """Return the mean of the recent shares, each layer's over the windows in which it had load."""

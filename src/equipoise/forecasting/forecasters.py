@@ -29,9 +29,9 @@ class Last:
         """Its name."""
         return "last"
 
-    def begin(self, judge: Judge | None = None) -> _Weighted:
+    def begin(self, judge: Judge | None = None) -> _Newest:
         """Return an empty memory."""
-        return _Weighted(keep=0.0, deviations=0.0)
+        return _Newest()
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,25 @@ class Scenarios:
         return _Recent(self.windows)
 
 
+class _Newest:
+    """Each layer's last window that had load, to the bit."""
+
+    def __init__(self) -> None:
+        self._load: Floats | None = None
+
+    def observe(self, load: Floats) -> None:
+        known = np.zeros_like(load) if self._load is None else self._load
+        self._load = np.where(load.any(axis=1, keepdims=True), load, known)
+
+    def observe_shares(self, load: Floats, share: Floats, total: Floats) -> None:
+        """Take in a window whose shares are known already."""
+        self.observe(load)
+
+    def forecast(self) -> Floats:
+        assert self._load is not None, "a window comes before the first forecast"
+        return self._load.copy()
+
+
 class _Weighted:
     """Exponentially weighted means of shares and totals; O(layers * experts) in memory and time."""
 
@@ -176,10 +195,9 @@ class _Weighted:
         self._mean: Floats | None = None
 
     def observe(self, load: Floats) -> None:
-        share, total = to_shares(load)
-        self.observe_shares(share, total)
+        self.observe_shares(load, *to_shares(load))
 
-    def observe_shares(self, share: Floats, total: Floats) -> None:
+    def observe_shares(self, load: Floats, share: Floats, total: Floats) -> None:
         """Take in a window whose shares are known already."""
         if self._mean is None:
             self._mean, self._spread = np.zeros_like(share), np.zeros_like(share)
@@ -227,7 +245,7 @@ class _All:
         self._loads: list[Floats] = []
 
     def observe(self, load: Floats) -> None:
-        self._loads.append(load)
+        self._loads.append(load.copy())
 
     def forecast(self) -> Floats:
         return np.stack(self._loads)

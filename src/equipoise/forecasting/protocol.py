@@ -8,7 +8,10 @@ from equipoise.kernels.types import Floats
 
 
 class Memory(Protocol):
-    """What a forecaster remembers of the windows it has seen. It sees each once, in order, and never the next one."""
+    """What a forecaster remembers of the windows it has seen. It sees each once, in order, and never the next one.
+
+    A memory with a true ``is_judged`` learns from how plans met the windows that followed.
+    """
 
     def observe(self, load: Floats) -> None:
         """Take in a window, tokens [layers, experts]."""
@@ -30,7 +33,7 @@ class Judge(Protocol):
         ...
 
     def losses(self, load: Floats) -> Floats:
-        """Return largest rank time / ideal - 1 of the last plans on a window, [candidates, layers]; 0 without load."""
+        """Return largest rank time / ideal - 1 of the last plans on a window, [candidates, layers]; nan without load."""
         ...
 
 

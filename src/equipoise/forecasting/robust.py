@@ -41,6 +41,8 @@ class Robust:
 class RobustMemory:
     """What ``robust`` remembers; see :class:`Robust`."""
 
+    is_judged = True
+
     def __init__(self, auto: AutoMemory, windows: int) -> None:
         self._auto = auto
         self._shares: deque[Floats] = deque(maxlen=windows)

@@ -43,6 +43,24 @@ def mean_distance(share: Floats, other: Floats) -> float:
 
 
 @kernel
+def sampling_distance(share: Floats, total: Floats, other_total: Floats) -> float:
+    """Return about how far apart two draws from ``share`` lie by chance alone, in the measure of mean_distance.
+
+    The draws have ``total`` and ``other_total`` [layers] tokens; a difference of two counts spreads normally, with a mean
+    absolute value of sqrt(2 / pi) standard deviations.
+    """
+    apart = 0.0
+    layers = 0
+    for x in range(share.shape[0]):
+        if total[x] > 0.0 and other_total[x] > 0.0:
+            variance = 1.0 / total[x] + 1.0 / other_total[x]
+            layers += 1
+            for e in range(share.shape[1]):
+                apart += np.sqrt(0.6366197723675814 * share[x, e] * variance)
+    return apart / layers if layers > 0 else 0.0
+
+
+@kernel
 def learn(mean: Floats, spread: Floats, weight: Floats, share: Floats, total: Floats, keep: float) -> None:
     """Let exponentially weighted means and sums of squared deviations [layers, experts] take in a window, in place.
 

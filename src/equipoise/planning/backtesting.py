@@ -38,7 +38,7 @@ class Backtest:
         self._slots = [slots[i : i + num_layers] for i in range(0, len(slots), num_layers)]
 
     def losses(self, load: Floats) -> Floats:
-        """Return largest rank time / ideal - 1 of each plan on ``load`` [layers, experts]: [candidates, layers]."""
+        """Return largest rank time / ideal - 1 of each plan on a window, [candidates, layers]; nan without load."""
         cluster = self._problem.cluster
         speed = np.asarray(cluster.rank_speeds, np.float64)
         ideal = np.cumsum(load, axis=1)[:, -1] / self._problem.everything.speed.sum()
@@ -48,22 +48,24 @@ class Backtest:
                 for slots in self._slots
             ]
         )
-        lost: Floats = np.divide(largest, ideal, out=np.ones_like(largest), where=ideal > 0.0) - 1.0
+        lost: Floats = np.divide(largest, ideal, out=np.full_like(largest, np.nan), where=ideal > 0.0) - 1.0
         return lost
 
 
 def forecast_load(trace: LoadTrace, problem: Problem, forecast: str | Forecaster) -> Floats:
     """Return what a forecaster that has seen every step of ``trace`` says of the next: [layers, experts] or several.
 
-    A forecast is asked for after each step, as if each were followed by a plan: ``auto`` learns from it.
+    One that learns from plans is asked after each step, as if each were followed by a plan.
     """
     memory = make_forecaster(forecast).begin(Backtest(problem))
-    expected = np.zeros(0)
-    for step in trace.load:
-        load = np.ascontiguousarray(step, np.float64)
+    is_judged = getattr(memory, "is_judged", False)
+    for number, step in enumerate(trace.load, 1):
+        load = np.array(step, np.float64)
         load.setflags(write=False)
         memory.observe(load)
-        expected = np.ascontiguousarray(memory.forecast(), np.float64)
+        if is_judged and number < trace.num_steps:
+            memory.forecast()
+    expected = np.array(memory.forecast(), np.float64)
     if expected.shape[-2:] != problem.load.shape or not (np.isfinite(expected).all() and (expected >= 0).all()):
         raise ArgumentError(
             f"forecaster {forecast!r} returned {expected.shape} with values from {expected.min()} to {expected.max()}",

@@ -55,6 +55,8 @@ class Plan:
         Home node of each group under a locality rule, else 0.
     locality, num_groups, effort, seed, cost
         As given to :func:`plan`.
+    num_loads : int
+        Loads planned for together; 1 but for forecasts of several.
     is_reproducible : bool
         False where an exact solver, stopped by the clock, had a part in it.
     """
@@ -75,6 +77,7 @@ class Plan:
     effort: str
     seed: int
     cost: RankCost
+    num_loads: int = 1
     is_reproducible: bool = True
 
     @property
@@ -196,6 +199,7 @@ def plan(
         effort=effort,
         seed=seed,
         cost=problem.cost,
+        num_loads=len(expected) if expected.ndim == 3 else 1,
     )
 
 

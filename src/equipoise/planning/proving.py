@@ -75,12 +75,16 @@ def prove(
     ArgumentError
         On another load, a layer that does not exist, or a time that is not > 0.
     NotSupportedError
-        For soft locality, or where active experts cost.
+        For soft locality, where active experts cost, and for plans for several loads.
     """
     check_solver()
     if not seconds > 0:
         raise ArgumentError(f"seconds is {seconds}", "it must be > 0", "give each layer some time, such as 30")
     check_integer("num_workers", num_workers)
+    if result.num_loads > 1:
+        raise NotSupportedError(
+            f"the plan is for {result.num_loads} loads at once", "proofs are of plans for one load", "plan for one of them"
+        )
     if result.locality == "soft" or result.cost.per_active:
         raise NotSupportedError(
             "the plan is soft, or active experts cost", "proofs know locality none and strict, and tokens", "plan one of these"

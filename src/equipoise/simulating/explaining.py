@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from equipoise.planning.layers import plan_layers
 from equipoise.planning.locality import pair_groups
 from equipoise.planning.problem import Problem, make_problem
 from equipoise.planning.replicas import greedy_replicas
-from equipoise.simulating.policies import PlannedPolicy, Policy, make_policy
+from equipoise.simulating.policies import PlannedPolicy, Policy, make_policies
 from equipoise.simulating.replaying import Met, Windows, simulate
 
 Level = Literal["rank", "slot"]
@@ -91,7 +91,8 @@ def explain(
     """Replay a trace and say where each policy loses balance, for each of ``levels``.
 
     Chains are by policy and level, in the order given. Policies by parts are held against plans of their own parts; placements
-    that none of these made, a file's say, against our planner with ``num_groups`` and ``locality``. Everything else is as for
+    that none of these made, a file's say, against our planner with ``num_groups`` and ``locality``, on all their slots: what
+    empty slots and experts twice on a rank cost is part of the forecast's term. Everything else is as for
     :func:`equipoise.simulate`. Each window costs a replay and, for each policy, one more plan by its planner and two bounds.
 
     Raises
@@ -108,7 +109,9 @@ def explain(
     """
     for level in levels:
         check_choice("level", level, ("rank", "slot"))
-    made = {policy.name: policy for policy in (make_policy(policy) for policy in policies)}
+    if not levels or len(set(levels)) < len(levels):
+        raise ArgumentError(f"levels are {list(levels)}", "they must be rank, slot or both", "name each once")
+    made = {policy.name: policy for policy in make_policies(policies)}
     columns: dict[tuple[str, Level], list[Floats]] = {(name, level): [] for name in made for level in levels}
     slots: dict[str, int] = {}
     usual = PlannedPolicy(num_groups=num_groups, locality=locality)
@@ -116,7 +119,7 @@ def explain(
     def take_apart(name: str, met: Met) -> None:
         policy = made[name] if isinstance(made[name], PlannedPolicy) else usual
         assert isinstance(policy, PlannedPolicy)
-        known = policy.plan_for(met.load, met.placement.cluster)
+        known = policy.plan_for(met.load, _plannable(met.placement))
         slots[name] = met.placement.cluster.num_slots
         for level in levels:
             columns[name, level].append(_column(policy, known, met, level))
@@ -128,9 +131,16 @@ def explain(
     return [Chain(name, level, slots[name], np.stack(columns[name, level], axis=1)) for name in made for level in levels]
 
 
+def _plannable(placement: Placement) -> Cluster:
+    """Return the placement's cluster, without slots that no strict placement could fill."""
+    cluster = placement.cluster
+    most = np.minimum(cluster.slot_counts, placement.num_experts)
+    return cluster if (most == cluster.slot_counts).all() else replace(cluster, slots_per_rank=most.tolist())
+
+
 def _column(policy: PlannedPolicy, known: Placement, met: Met, level: Level) -> Floats:
     """Return one window's terms, [terms]."""
-    load, cluster = met.load, met.placement.cluster
+    load, cluster = met.load, known.cluster
     free = make_problem(load, cluster)
     bound_of = _rank_bound if level == "rank" else _slot_bound
     reached = [_ideal(free, level), bound_of(free)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 import numpy as np
 
-from equipoise.checks import check_choice, check_integer
+from equipoise.checks import check_choice, check_integer, check_seed
 from equipoise.cluster import Cluster
 from equipoise.constraints import Constraints
 from equipoise.errors import ArgumentError
@@ -103,6 +104,9 @@ class PlannedPolicy:
         make_trigger(self.trigger)
         check_choice("effort", self.effort, tuple(EFFORTS))
         check_integer("every", self.every, ONCE)
+        check_seed(self.seed)
+        if self.home_share is not None:
+            Constraints(self.home_share)
         if self.planner != OURS:
             named_composition(*split_name(self.planner))
 
@@ -122,6 +126,7 @@ class PlannedPolicy:
     def begin(self, cluster: Cluster, num_layers: int, num_experts: int) -> Actor:
         """Return the policy at work; what cannot be planned on ``cluster`` is refused here."""
         cluster = self.on(cluster)
+        self.plan_for(np.zeros((1, num_experts)), cluster)
         problem = make_problem(np.zeros((num_layers, num_experts)), cluster, self.num_groups, self.locality)
         memory = make_forecaster(self.forecast).begin(Backtest(problem))
         return _PlannedActor(self, cluster, memory, make_trigger(self.trigger))
@@ -130,14 +135,7 @@ class PlannedPolicy:
         """Return the cluster with the slots that this policy has on its ranks."""
         if self.slots is None:
             return cluster
-        return Cluster(
-            cluster.num_ranks,
-            spread_slots(self.slots, cluster.num_ranks),
-            cluster.num_nodes,
-            node_of_rank=cluster.node_of_rank,
-            rank_speeds=cluster.rank_speeds,
-            alive=cluster.alive,
-        )
+        return replace(cluster, slots_per_rank=spread_slots(self.slots, cluster.num_ranks))
 
     def plan_for(self, load: Floats, cluster: Cluster) -> Placement:
         """Plan with this policy's planner for a load [layers, experts] or for several, on ``cluster`` as it is.
@@ -213,8 +211,7 @@ class FixedPolicy:
 
     def begin(self, cluster: Cluster, num_layers: int, num_experts: int) -> Actor:
         """Return the policy at work; a placement for another model or other ranks is refused."""
-        check_fits(self.placement, cluster, num_layers, num_experts)
-        return _FixedActor(self.placement)
+        return _FixedActor(check_fits(self.placement, cluster, num_layers, num_experts))
 
 
 class _FixedActor:
@@ -230,9 +227,10 @@ class _FixedActor:
 
 
 def check_fits(placement: object, cluster: Cluster, num_layers: int, num_experts: int) -> Placement:
-    """Return a placement that serves every expert of this model on these ranks; refuse any other, by name.
+    """Return a placement that serves every expert of this model, on ranks as ``cluster`` says; refuse any other, by name.
 
-    Experts twice on a rank are accepted, since engines produce them (docs/semantics.md, 3).
+    The placement's slots stay; speeds, nodes and who is up are the cluster's, whatever the placement was made for. Experts
+    twice on a rank are accepted, since engines produce them (docs/semantics.md, 3).
     """
     if not isinstance(placement, Placement):
         raise ArgumentError(
@@ -263,7 +261,29 @@ def check_fits(placement: object, cluster: Cluster, num_layers: int, num_experts
         raise ArgumentError(
             f"layer {dead_layer}: a rank that is down holds experts", "its slots must hold -1", "plan for the ranks that are up"
         )
-    return placement
+    own = placement.cluster
+    if (own.num_nodes, own.node_of_rank, own.rank_speeds, own.alive) == (
+        cluster.num_nodes,
+        cluster.node_of_rank,
+        cluster.rank_speeds,
+        cluster.alive,
+    ):
+        return placement
+    return Placement(placement.expert_of_slot, replace(cluster, slots_per_rank=own.slots_per_rank), num_experts)
+
+
+def make_policies(given: Sequence[str | Policy | Placement]) -> list[Policy]:
+    """Return policies as :func:`make_policy` does; at least one, and no two of one name, since results go by name."""
+    if isinstance(given, str | Placement) or not isinstance(given, Sequence):
+        raise ArgumentError(f"policies is {given!r}", "it must be a list of policies", "give ['last', 'auto']")
+    if not given:
+        raise ArgumentError("no policies", "there must be at least one", "name one, such as auto")
+    made = [make_policy(policy) for policy in given]
+    names = [policy.name for policy in made]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ArgumentError(f"two policies are called {twice}", "results go by name", "drop one, or give it a label")
+    return made
 
 
 def make_policy(given: str | Policy | Placement, **defaults: object) -> Policy:
@@ -284,6 +304,10 @@ def make_policy(given: str | Policy | Placement, **defaults: object) -> Policy:
     if isinstance(given, Placement):
         return FixedPolicy(given)
     if not isinstance(given, str):
+        if not callable(getattr(given, "begin", None)):
+            raise ArgumentError(
+                f"a policy is a {type(given).__name__}", "it must be text, a placement, or have begin()", "try 'auto'"
+            )
         return given
     known = {setting.metadata.get("text", setting.name): setting for setting in fields(PlannedPolicy)}
     parts = [part.strip() for part in given.split(",")]

@@ -17,7 +17,7 @@ from equipoise.errors import ArgumentError, EquipoiseError
 from equipoise.kernels.scoring import add_up_active, add_up_ranks, audit, count_received
 from equipoise.kernels.types import Floats
 from equipoise.placement import Placement
-from equipoise.simulating.policies import Actor, Policy, check_fits, make_policy
+from equipoise.simulating.policies import Actor, Policy, check_fits, make_policies
 from equipoise.simulating.results import PolicyResult, Simulation
 from equipoise.simulating.rules import Split, make_split
 from equipoise.simulating.timing import TimeModel, make_time_model
@@ -84,8 +84,8 @@ def simulate(
     Raises
     ------
     ArgumentError
-        On bad settings, a fixed placement of another model, fewer than two windows, windows of different shapes, or a trace
-        too short for a policy's interval.
+        On bad settings, two policies of one name, a fixed placement of another model, fewer than two windows, windows of
+        different shapes, or a trace too short for a policy's interval.
 
     Examples
     --------
@@ -97,17 +97,19 @@ def simulate(
     check_seed(seed)
     check_integer("batches_per_window", batches_per_window)
     setting = _Setting(cluster, dispatch, make_time_model(time_model), float(batches_per_window), seed)
+    made = make_policies(policies)
+    _check_length(getattr(trace, "num_steps", None), made)
     runs: list[_Run] = []
     window = -1
     for window, load in enumerate(_checked(trace)):
         if window == 0:
-            runs = _begin(policies, setting, load.shape)
+            runs = _begin(made, setting, load.shape)
         for run in runs:
             if window > 0:
                 run.meet(window, load, watch)
             run.see(load)
         progress()
-    _check_length(window + 1, runs)
+    _check_length(window + 1, made)
     return Simulation(
         num_windows=window,
         num_ranks=cluster.num_ranks,
@@ -167,7 +169,7 @@ class _Run:
             found = self.actor.decide()
             seconds = perf_counter() - start + self._seconds
             if found is not None or self.placement is None:
-                check_fits(found, self.setting.cluster, load.shape[0], load.shape[1])
+                found = check_fits(found, self.setting.cluster, load.shape[0], load.shape[1])
         except Exception as error:
             self._fail(window, error)
             return
@@ -203,7 +205,7 @@ class _Run:
             duplicates=self.duplicates,
             failure=self.failure,
             explanation="" if explain is None else explain(),
-            milliseconds=float(np.median(self.milliseconds)) if self.milliseconds else 0.0,
+            milliseconds=float(np.median(self.milliseconds)) if self.milliseconds else float("nan"),
         )
 
     def _apply(self, found: Placement) -> tuple[float, int]:
@@ -252,26 +254,27 @@ class _Run:
         self.failure = f"policy {self.policy.name}, window {window}: {said}"
 
 
-def _begin(policies: Sequence[str | Policy | Placement], setting: _Setting, shape: tuple[int, ...]) -> list[_Run]:
-    if not policies:
-        raise ArgumentError("no policies", "there must be at least one", "name one, such as auto")
-    made = [make_policy(policy) for policy in policies]
-    names = [policy.name for policy in made]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ArgumentError(f"two policies are called {twice}", "results go by name", "drop one, or give it a label")
-    return [_Run(policy, policy.begin(setting.cluster, *shape), setting) for policy in made]
+def _begin(policies: Sequence[Policy], setting: _Setting, shape: tuple[int, ...]) -> list[_Run]:
+    runs = []
+    for policy in policies:
+        try:
+            runs.append(_Run(policy, policy.begin(setting.cluster, *shape), setting))
+        except EquipoiseError as error:
+            raise type(error)(f"policy {policy.name}: {error.found}", error.rule, error.next_step) from error
+    return runs
 
 
 def _checked(trace: Windows) -> Iterator[Floats]:
     """Yield windows as read-only float64 arrays, one at a time; all must have the first one's shape."""
     if isinstance(trace, LoadTrace | LoadStream):
         for window in trace.load if isinstance(trace, LoadTrace) else trace:
-            yield _frozen(np.ascontiguousarray(window, np.float64))
+            yield _own(window)
         return
+    if not isinstance(trace, Iterable):
+        raise ArgumentError(f"the trace is a {type(trace).__name__}", "it must be a trace or windows", "pass a LoadTrace")
     shape: tuple[int, ...] | None = None
     for number, given in enumerate(trace):
-        checked = LoadTrace(given)  # type: ignore[arg-type]
+        checked = _as_window(given, number)
         if checked.num_steps != 1 or (shape is not None and checked.load.shape[1:] != shape):
             raise ArgumentError(
                 f"window {number} has shape {list(np.shape(given))}",
@@ -279,26 +282,38 @@ def _checked(trace: Windows) -> Iterator[Floats]:
                 "cut the trace into windows of one shape",
             )
         shape = checked.load.shape[1:]
-        yield _frozen(np.ascontiguousarray(checked.load[0], np.float64))
+        yield _own(checked.load[0])
 
 
-def _frozen(load: Floats) -> Floats:
+def _as_window(given: npt.ArrayLike, number: int) -> LoadTrace:
+    try:
+        return LoadTrace(given)  # type: ignore[arg-type]
+    except ArgumentError as error:
+        raise ArgumentError(f"window {number}: {error.found}", error.rule, error.next_step) from error
+
+
+def _own(window: npt.ArrayLike) -> Floats:
+    """Copy a window: what is handed to policies must lead back to no other."""
+    load = np.array(window, np.float64)
     load.setflags(write=False)
     return load
 
 
-def _check_length(windows: int, runs: list[_Run]) -> None:
+def _check_length(windows: int | None, policies: Sequence[Policy]) -> None:
+    """Refuse traces too short to score, or for a policy's interval; None where the length is not known yet."""
+    if windows is None:
+        return
     if windows < 2:
         raise ArgumentError(
             f"the trace has {windows} window{'s' if windows != 1 else ''}",
             "the first is history only, so there must be at least 2",
             "cut it into shorter windows, or record more",
         )
-    for run in runs:
-        every = getattr(run.policy, "every", 1)
+    for policy in policies:
+        every = getattr(policy, "every", 1)
         if every >= windows - 1 and every > 1:
             raise ArgumentError(
-                f"policy {run.policy.name} plans every {every} windows, the trace has {windows - 1} to score",
+                f"policy {policy.name} plans every {every} windows, the trace has {windows - 1} to score",
                 "at least one plan must be renewed within the trace",
                 f"take every={max(1, (windows - 2))} or less, or every=once",
             )

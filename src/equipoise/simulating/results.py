@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from equipoise.errors import ArgumentError
 from equipoise.files.simulations import PolicyRecord, SimulationFile, read_simulation, write_simulation
 from equipoise.kernels.types import Floats, Ints
 
@@ -40,7 +41,7 @@ class PolicyResult:
     explanation : str
         What the policy says of its choices, where it does.
     milliseconds : float
-        Median time to forecast and plan; measured, so it is not written to files.
+        Median time to forecast and plan; measured, so it is not written to files, and nan when read from one.
     """
 
     name: str
@@ -59,7 +60,7 @@ class PolicyResult:
     duplicates: int = 0
     failure: str = ""
     explanation: str = ""
-    milliseconds: float = 0.0
+    milliseconds: float = float("nan")
 
     @property
     def mean_balancedness(self) -> float:
@@ -104,7 +105,10 @@ _MOST_RESAMPLED = 2_000
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more balance one policy has than another: mean over windows, and a 95 % interval of that mean."""
+    """How much more balance one policy has than another: mean over windows, and a 95 % interval of that mean.
+
+    Of fewer than two windows the interval is nan.
+    """
 
     mean: float
     low: float
@@ -122,8 +126,8 @@ def paired_difference(policy: PolicyResult, other: PolicyResult, *, seed: int = 
     windows = min(policy.balancedness.size, other.balancedness.size)
     gain = policy.balancedness[:windows] - other.balancedness[:windows]
     gain = gain[~np.isnan(gain)]
-    if not gain.size:
-        return Difference(float("nan"), float("nan"), float("nan"))
+    if gain.size < 2:
+        return Difference(float(gain.mean()) if gain.size else float("nan"), float("nan"), float("nan"))
     if gain.size > _MOST_RESAMPLED:
         mean, error = float(gain.mean()), float(gain.std(ddof=1)) / float(np.sqrt(gain.size))
         return Difference(mean, mean - 1.96 * error, mean + 1.96 * error)
@@ -148,7 +152,11 @@ class Simulation:
 
     def policy(self, name: str) -> PolicyResult:
         """Return the result of a policy by name."""
-        return next(result for result in self.policies if result.name == name)
+        for result in self.policies:
+            if result.name == name:
+                return result
+        names = ", ".join(result.name for result in self.policies)
+        raise ArgumentError(f"no policy is called {name}", f"there are {names}", "ask for one of these")
 
     def write(self, path: str | PathLike[str]) -> None:
         """Write everything but measured times as versioned JSON, atomically: the same simulation gives the same bytes.

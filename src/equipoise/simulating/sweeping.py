@@ -17,7 +17,7 @@ from joblib import Parallel, delayed
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError, FileError
 from equipoise.placement import Placement
-from equipoise.simulating.policies import FixedPolicy, PlannedPolicy, Policy, make_policy
+from equipoise.simulating.policies import FixedPolicy, PlannedPolicy, Policy, make_policies
 from equipoise.simulating.replaying import simulate
 from equipoise.simulating.results import Simulation
 from equipoise.simulating.timing import TimeModel, make_time_model
@@ -68,8 +68,8 @@ def sweep(
     window : int
         Steps to add up for a window.
     folder : path, optional
-        Where each job's simulation is kept, by a hash of everything it depends on. A sweep that was killed goes on where it
-        stopped, and gives the same bytes as one that was not.
+        Where each job's simulation is kept, failed ones excepted, by a hash of everything it depends on. A sweep that was
+        killed goes on where it stopped, and gives the same bytes as one that was not.
     jobs : int, optional
         Processes; -1 for all cores. Default: as joblib is configured, else 1.
     batches_per_window : int, optional
@@ -98,16 +98,21 @@ def sweep(
     """
     if not traces:
         raise ArgumentError("no traces", "there must be at least one", "name a load file")
-    made = _spread([make_policy(policy) for policy in policies], slots, every)
+    made = _spread(make_policies(policies), slots, every)
     model = make_time_model(time_model)
     batches = window if batches_per_window is None else batches_per_window
     kept = None if folder is None else Path(folder)
     if kept is not None:
         _make_folder(kept)
+    if jobs is not None and (jobs == 0 or jobs < -1):
+        raise ArgumentError(f"jobs is {jobs}", "it must be a number of processes >= 1, or -1 for all cores", "take 2")
+    digests = {} if kept is None else {name: _digest(trace) for name, trace in traces.items()}
     jobs_given = []
     for (name, trace), policy in product(traces.items(), made):
         job = _Job(trace, policy, cluster, window, dispatch, model, batches, seed, None)
-        jobs_given.append((name, job if kept is None else replace(job, path=kept / f"{_key(job)}.json")))
+        if kept is not None:
+            job = replace(job, path=kept / f"{_key(job, digests[name])}.json")
+        jobs_given.append((name, job))
     found = []
     for simulation in _parallel(jobs)(delayed(_run)(job) for _, job in jobs_given):
         found.append(simulation)
@@ -140,6 +145,11 @@ class _Job:
 
 def _spread(policies: list[Policy], slots: Sequence[int], every: Sequence[int]) -> list[Policy]:
     """Give each policy by parts every slots count and interval; others stay as they are."""
+    for policy in policies:
+        if isinstance(policy, PlannedPolicy) and ((slots and policy.slots is not None) or (every and policy.every != 1)):
+            raise ArgumentError(
+                f"policy {policy.name} in a sweep", "slots and every are the sweep's where it has them", "leave them out of one"
+            )
     spread: list[Policy] = []
     for count, interval in product(slots or [0], every or [-1]):
         for policy in policies:
@@ -165,7 +175,7 @@ def _run(job: _Job) -> Simulation:
         batches_per_window=job.batches,
         seed=job.seed,
     )
-    if job.path is not None:
+    if job.path is not None and not any(result.failure for result in found.policies):
         found.write(job.path)
     return found
 
@@ -183,21 +193,32 @@ def _open(path: str | PathLike[str]) -> LoadTrace | LoadStream:
     return LoadTrace.read(path)
 
 
-def _key(job: _Job) -> str:
+def _key(job: _Job, digest: str) -> str:
     """Return a hash of everything that a simulation depends on."""
     from equipoise import __version__
 
-    trace = job.trace
+    policy = job.policy
+    known: object
+    if isinstance(policy, FixedPolicy):
+        known = [policy.name, repr(policy.placement.cluster), policy.placement.expert_of_slot.tolist()]
+    elif isinstance(policy, PlannedPolicy) and isinstance(policy.forecast, str) and isinstance(policy.trigger, str):
+        known = repr(policy)
+    else:
+        raise ArgumentError(
+            f"policy {policy.name} in a sweep with a folder",
+            "only placements, and parts given by name, can be told apart by content",
+            "name its parts, or leave the folder out",
+        )
+    parts = [__version__, digest, known, repr(job.cluster), job.window, job.dispatch, repr(job.time_model)]
+    return hashlib.sha256(json.dumps([*parts, job.batches, job.seed]).encode()).hexdigest()[:32]
+
+
+def _digest(trace: Trace) -> str:
     if isinstance(trace, LoadStream):
         raise ArgumentError(
             "a stream in a sweep with a folder", "only files and traces can be told apart by content", "pass its path"
         )
-    content = _digest_of_trace(trace) if isinstance(trace, LoadTrace) else _digest_of_file(trace)
-    policy: object = repr(job.policy)
-    if isinstance(job.policy, FixedPolicy):
-        policy = [job.policy.name, repr(job.policy.placement.cluster), job.policy.placement.expert_of_slot.tolist()]
-    parts = [__version__, content, policy, repr(job.cluster), job.window, job.dispatch, repr(job.time_model)]
-    return hashlib.sha256(json.dumps([*parts, job.batches, job.seed]).encode()).hexdigest()[:32]
+    return _digest_of_trace(trace) if isinstance(trace, LoadTrace) else _digest_of_file(trace)
 
 
 def _digest_of_trace(trace: LoadTrace) -> str:
