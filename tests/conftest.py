@@ -16,6 +16,11 @@ settings.register_profile("suite", deadline=None, derandomize=True, max_examples
 settings.load_profile("suite")
 
 
+def pytest_collection_modifyitems(items):
+    """Run slow tests first: started last, one of them would keep a core busy while the others are idle."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=INTERPRETED)
 def _wrapping_integers():
     """Let 64-bit integers wrap without a warning where kernels run interpreted: random numbers are made so."""

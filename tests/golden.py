@@ -1,4 +1,4 @@
-"""Plans whose bytes are recorded: prints their hashes, `--write` records them, `--assembly` looks for fused operations."""
+"""Plans whose bytes are recorded: prints their hashes, `--write` records them; `--compiled`, `--assembly` tell what compiles and how."""
 
 from __future__ import annotations
 
@@ -12,9 +12,23 @@ from pathlib import Path
 
 import numba
 import numpy as np
+from numba.core import event
 
 import equipoise.kernels
-from equipoise import Cluster, Constraints, LoadTrace, RankCost, balanced_packing, plan, rebalance_experts
+from equipoise import (
+    Cluster,
+    Constraints,
+    LoadTrace,
+    RankCost,
+    balanced_packing,
+    explain,
+    plan,
+    rebalance_experts,
+    simulate,
+)
+from equipoise.planning.published import CONSTRUCTORS, REFINERS
+from equipoise.simulating.rules import RULES
+from equipoise.simulating.warming import warm_up
 
 FILE = Path(__file__).with_name("golden.json")
 FUSED = re.compile(r"\bv?fn?m(?:add|sub|la|ls)\w*", re.IGNORECASE)
@@ -67,9 +81,31 @@ def hashes() -> dict[str, str]:
     return {name: hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16] for name, array in arrays.items()}
 
 
+def replays() -> None:
+    """Replay under every dispatch rule, with every kind of forecast; explain; pack in every way."""
+    load = synthetic(2, 64, 2, 331).reshape(4, 2, 16)
+    policies = ["last", "mean:2", "auto", "robust:2", "last,planner=lpt", "last,groups=4,locality=strict"]
+    for rule in RULES:
+        simulate(load, Cluster(4, 5, 2), policies, dispatch=rule)
+    explain(load, Cluster(4, 5, 2), policies, levels=["rank", "slot"])
+    for constructor in CONSTRUCTORS:
+        for refine in (None, *REFINERS):
+            balanced_packing(load[0], 8, constructor=constructor, refine=refine, candidates=5)
+
+
+def compiled() -> dict[str, object]:
+    """Warm up, plan and replay; return how much was compiled when, and what was left to compile after warming up."""
+    with event.install_recorder("numba:compile") as warming:
+        warm_up(everything=True)
+    with event.install_recorder("numba:compile") as working:
+        hashes()
+        replays()
+    left = sorted({entry.data["dispatcher"].py_func.__name__ for _, entry in working.buffer})
+    return {"warming": len(warming.buffer), "left": left}
+
+
 def fused_instructions() -> dict[str, object]:
     """Return what the compiled kernels hold of fused multiply-adds, and how much was looked at."""
-    hashes()
     kernels, instructions, fused = 0, 0, set()
     for module in pkgutil.iter_modules(equipoise.kernels.__path__, "equipoise.kernels."):
         for function in vars(importlib.import_module(module.name)).values():
@@ -85,7 +121,9 @@ def fused_instructions() -> dict[str, object]:
 
 if __name__ == "__main__":
     if "--assembly" in sys.argv:
-        print(json.dumps(fused_instructions()))
+        print(json.dumps({**compiled(), **fused_instructions()}))
+    elif "--compiled" in sys.argv:
+        print(json.dumps(compiled()))
     elif "--write" in sys.argv:
         FILE.write_text(json.dumps(hashes(), indent=2) + "\n")
     else:

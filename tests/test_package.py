@@ -43,6 +43,7 @@ def test_importing_is_light():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_cold_start_without_any_writable_folder(tmp_path):
     """With read-only packages and no home, import and packing work, uncached, with one warning.
@@ -69,30 +70,3 @@ def test_cold_start_without_any_writable_folder(tmp_path):
     assert done.stdout == "[[1, 0, 1, 0, 0, 1]]\n"
     assert done.stderr.count("UncachedKernelsWarning") == 1
     assert "set NUMBA_CACHE_DIR" in done.stderr
-
-
-@pytest.mark.compiled
-def test_warm_up_leaves_nothing_to_compile(tmp_path):
-    """After warm_up no call compiles, whatever it asks for; and a second process finds every kernel on disk."""
-    program = """
-import numba.core.event as event, numpy as np
-from equipoise import Cluster, balanced_packing, plan, rebalance_experts
-from equipoise.planning.published import CONSTRUCTORS, REFINERS
-from equipoise.planning.warming import warm_up
-with event.install_recorder("numba:compile") as warming:
-    warm_up()
-load = np.random.default_rng(0).random((2, 64))
-with event.install_recorder("numba:compile") as working:
-    plan(load, Cluster(8, 9, 4), num_groups=8, locality="strict")
-    plan(load, Cluster(16, 5, 8), num_groups=32, locality="strict")
-    rebalance_experts(load, 72, 1, 1, 8)
-    for constructor in CONSTRUCTORS:
-        for refine in (None, *REFINERS):
-            balanced_packing(load, 8, constructor=constructor, refine=refine, candidates=5)
-print(len(warming.buffer), len(working.buffer))
-"""
-    cold, warm = (_python(["-c", program], NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
-    compiled_cold, left = (int(number) for number in cold.stdout.split())
-    assert compiled_cold > 0
-    assert left == 0
-    assert warm.stdout.split() == ["0", "0"]

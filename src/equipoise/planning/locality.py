@@ -70,7 +70,7 @@ def rows_as_published(problem: Problem, pairing: Pairing | None) -> list[Rows]:
     """Return rows in the order in which the published policy breaks ties: groups as dealt (largest first), then ids."""
     layers, experts = problem.load.shape
     if pairing is None:
-        order = np.ascontiguousarray(np.broadcast_to(np.arange(experts, dtype=np.int64), (layers, experts)))
+        order = np.broadcast_to(np.arange(experts, dtype=np.int64), (layers, experts)).copy()
         return [Rows(problem.everything, problem.load, order)]
     _, dealt = sort_rows_descending(sum_groups(problem.load, problem.num_groups))
     place_of_group = np.argsort(dealt, axis=1, kind="stable")
@@ -127,7 +127,7 @@ def _node_speeds(problem: Problem) -> Floats:
 def _pair_by_packing(problem: Problem, *, refine: bool) -> Pairing:
     nodes, groups = problem.cluster.num_nodes, problem.num_groups
     load, dealt = sort_rows_descending(sum_groups(problem.load, groups))
-    item_id = np.ascontiguousarray(np.broadcast_to(np.arange(groups, dtype=np.int64), load.shape))
+    item_id = np.broadcast_to(np.arange(groups, dtype=np.int64), load.shape).copy()
     node = pack_in_orders(load, item_id, groups, nodes, np.asarray([SORTED], np.int64), 0.0, 0)
     if refine:
         best_swap(load, item_id, groups, node, nodes, UNTIL_NONE_HELPS)

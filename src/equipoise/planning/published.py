@@ -154,7 +154,7 @@ def _checked_weight(weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 def _checked_ids(given: npt.ArrayLike | None, shape: tuple[int, ...], num_packs: int) -> Ints:
     """Renumber the ids of each row from 0, all at once."""
     if given is None:
-        return np.ascontiguousarray(np.broadcast_to(np.arange(shape[1], dtype=np.int64), shape))
+        return np.broadcast_to(np.arange(shape[1], dtype=np.int64), shape).copy()
     ids = as_array("item_ids", given)
     if ids.dtype.kind not in "iu" or ids.shape not in (shape, shape[1:]):
         raise ArgumentError(
@@ -163,7 +163,7 @@ def _checked_ids(given: npt.ArrayLike | None, shape: tuple[int, ...], num_packs:
             "give one id an item",
         )
     numbered = np.unique(ids, return_inverse=True)[1].reshape(ids.shape).astype(np.int64)
-    numbered = np.ascontiguousarray(np.broadcast_to(numbered, shape))
+    numbered = np.broadcast_to(numbered, shape).copy()
     for row in numbered:
         most = int(np.bincount(row).argmax())
         times = int((row == most).sum())
