@@ -1,4 +1,4 @@
-"""Plans whose bytes are recorded: prints their hashes, `--write` records them; `--compiled`, `--assembly` tell what compiles and how."""
+"""Plans whose bytes are recorded: prints their hashes; `--write` records, `--compiled` and `--assembly` say what compiles."""
 
 from __future__ import annotations
 

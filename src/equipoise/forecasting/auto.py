@@ -103,7 +103,7 @@ class AutoMemory:
             self._memories = [candidate.begin() for candidate in CANDIDATES]
             self._judged = None
         elif self._judged is not None and self._losses is not None:
-            self._losses.learn(self._judged, self._judge.losses(np.ascontiguousarray(load[self._judged])))
+            self._losses.learn(self._judged, self._judge.losses(load[self._judged]))
         for memory in self._memories:
             memory.observe_shares(load, share, total)
         self._windows += 1

@@ -39,6 +39,8 @@ class Backtest:
 
     def losses(self, load: Floats) -> Floats:
         """Return largest rank time / ideal - 1 of each plan on a window, [candidates, layers]; nan without load."""
+        load = np.array(load, np.float64)
+        load.setflags(write=False)
         cluster = self._problem.cluster
         speed = np.asarray(cluster.rank_speeds, np.float64)
         ideal = np.cumsum(load, axis=1)[:, -1] / self._problem.everything.speed.sum()

@@ -20,7 +20,7 @@ def warm_up(*, everything: bool = True) -> None:
     plan(load, Cluster(num_ranks=4, slots_per_rank=5))
     plan(load, Cluster(num_ranks=4, slots_per_rank=5, num_nodes=2), num_groups=4, locality="strict")
     plan(load[:, :7], Cluster(num_ranks=4, slots_per_rank=2), effort="best")
-    plan(load.reshape(2, 1, 16), Cluster(num_ranks=4, slots_per_rank=5), forecast="robust:2")
+    plan(np.tile(load[0], (6, 1, 1)), Cluster(num_ranks=4, slots_per_rank=5), forecast="robust:2")
     if everything:
         unequal = Cluster(num_ranks=4, slots_per_rank=5, num_nodes=2, rank_speeds=[1, 1, 2, 2])
         plan(load, unequal, num_groups=4, locality="soft", constraints=Constraints(home_share=0.9))

@@ -13,6 +13,6 @@ from equipoise.simulating.rules import RULES
 def warm_up(*, everything: bool = False) -> None:
     """Compile planning (all of it, or what plan() needs), then run a toy replay under each dispatch rule."""
     warm_up_planning(everything=everything)
-    windows = np.arange(1.0, 49.0).reshape(3, 2, 8)
+    windows = np.arange(1.0, 97.0).reshape(6, 2, 8)
     for rule in RULES:
         simulate(windows, Cluster(num_ranks=4, slots_per_rank=3), ["auto"], dispatch=rule, time_model="decode-h100")
