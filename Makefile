@@ -6,7 +6,7 @@ LOCK := requirements.lock
 DEMO_LOAD := src/equipoise/data/gpt-oss-20b-decode.npz
 DEMO_OUT := build/placement.json
 
-.PHONY: demo test check bench bench-peers bench-proofs test-python test-oldest clean
+.PHONY: demo test check bench bench-peers bench-unseen bench-proofs test-python test-oldest clean
 
 demo: $(VENV)/.ready ## the main job on the load that ships
 	@mkdir -p $(dir $(DEMO_OUT))
@@ -33,6 +33,9 @@ bench: $(VENV)/.ready-dev ## speed and balance from the same calls, on the recor
 
 bench-peers: $(VENV)/.ready-dev ## the same loads planned by the peers' own wheels as well; ARGS=--quick for a smoke run
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-unseen: $(VENV)/.ready-dev ## what plans reach on windows they have not seen, FlashLB beside ours; ARGS=--others, --quick
+	$(BIN)/python -m benchmarks.out_of_sample $(ARGS)
 
 bench-proofs: $(VENV)/.ready-dev ## plans and bounds beside an exact solver's, on five real layers a shape
 	$(BIN)/python benchmarks/proofs.py

@@ -14,6 +14,7 @@ from equipoise import Cluster, LoadTrace, Placement, plan
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+UNSEEN = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "out-of-sample.md").read_text(), re.DOTALL)
 
 
 def test_readme_python_runs(capsys):
@@ -38,6 +39,23 @@ def test_readme_commands_run(run, tmp_path, monkeypatch):
         code, _, err = run(*shlex.split(command, comments=True)[1:])
         assert (code, err) == (0, "")
     assert (tmp_path / "placement.json").exists()
+
+
+def test_the_page_on_unseen_windows_runs(run, tmp_path, monkeypatch, capsys):
+    """Its commands are taken; its Python prints a packing term of 0 and one score for both packings."""
+    monkeypatch.chdir(tmp_path)
+    LoadTrace(np.random.default_rng(0).integers(0, 1000, (8, 2, 256))).write("load.npz")
+    assert run("plan", "load.npz", "--ranks", 32, "--slots", 288, "--out", "placement.json", "--quiet") == (0, "", "")
+    commands = [line for kind, code in UNSEEN if kind == "sh" for line in code.splitlines() if line.startswith("equipoise")]
+    assert len(commands) >= 4
+    for command in commands:
+        code, _, err = run(*shlex.split(command, comments=True)[1:])
+        assert (code, err) == (0, "")
+    (program,) = [code for kind, code in UNSEEN if kind == "python"]
+    exec(program, {})
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[1] for line in printed] == ["0.0", "0.0"]
+    assert printed[0][2] == printed[1][2]
 
 
 def test_readme_targets_exist():
