@@ -13,13 +13,13 @@ demo: $(VENV)/.ready ## the main job on the load that ships
 	@$(BIN)/equipoise inspect $(DEMO_LOAD)
 	@$(BIN)/equipoise plan $(DEMO_LOAD) --ranks 8 --slots 40 --out $(DEMO_OUT)
 
-test: $(VENV)/.ready-dev ## the fast part of the suite, interpreted, while kernels compile; then the whole suite on two cores
+test: $(VENV)/.ready-dev ## the whole suite on two cores, once kernels are compiled; beside it its fast part, interpreted
 	@mkdir -p build
 	@NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -m "not compiled" > build/interpreted.log 2>&1 & beside=$$!; \
 	$(BIN)/equipoise warmup; \
+	$(BIN)/pytest -q -n 2 --dist worksteal; compiled=$$?; \
 	wait $$beside; interpreted=$$?; \
 	echo "interpreted:"; cat build/interpreted.log; \
-	$(BIN)/pytest -q -n 2 --dist worksteal; compiled=$$?; \
 	exit $$((compiled + interpreted))
 
 check: $(VENV)/.ready-dev ## style, types, direction of imports

@@ -28,6 +28,7 @@ def test_readme_python_runs(capsys):
     assert np.shape(names["result"].placement.expert_of_slot) == (24, 40)
 
 
+@pytest.mark.compiled
 def test_readme_commands_run(run, tmp_path, monkeypatch):
     """Every equipoise command of the README is one the command line takes."""
     monkeypatch.chdir(tmp_path)
@@ -41,6 +42,7 @@ def test_readme_commands_run(run, tmp_path, monkeypatch):
     assert (tmp_path / "placement.json").exists()
 
 
+@pytest.mark.compiled
 def test_the_page_on_unseen_windows_runs(run, tmp_path, monkeypatch, capsys):
     """Its commands are taken; its Python prints a packing term of 0 and one score for both packings."""
     monkeypatch.chdir(tmp_path)

@@ -69,6 +69,7 @@ def test_an_engines_placement_can_be_judged(run, small, tmp_path):
     )
 
 
+@pytest.mark.compiled
 def test_several_slots_and_intervals_are_all_tried(run, small, tmp_path):
     """Every combination once; kept in a folder, the second run reads what the first found, and --out holds it all."""
     command = ("simulate", small, "--ranks", 4, "--slots", "12,16", "--every", "1,3,once", "--policy", "last")
@@ -152,6 +153,7 @@ def test_bad_input_is_one_clear_line(run, small, arguments, found):
     assert err.count("\n") == 1
 
 
+@pytest.mark.compiled
 def test_compare_explains_where_balance_is_lost(run, small):
     """The chains of explain(), by policy and level; packings named with --packing are planners."""
     arguments = ("compare", small, *SHAPE, "--window", 2, "--explain", "--dispatch", "round_robin")

@@ -58,6 +58,7 @@ def test_a_load_that_stands_still_is_planned_for_as_it_is():
     assert result.balancedness >= plan(load, CLUSTER).balancedness - 1e-12
 
 
+@pytest.mark.compiled
 @given(st.integers(0, 2**32 - 1))
 def test_several_loads_are_planned_for_together(seed):
     """forecast="steps": largest is the mean over loads of the largest rank time, no more than for the plan of their mean."""

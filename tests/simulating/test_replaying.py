@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import INTERPRETED
 from equipoise import ABSENT, Cluster, LoadTrace, Placement, plan
 from equipoise.errors import ArgumentError
 from equipoise.simulating.policies import FixedPolicy, PlannedPolicy, make_policy
@@ -84,7 +85,7 @@ def test_a_policy_cannot_write_what_it_sees():
     assert found.policies[1].failure == ""
 
 
-@settings(max_examples=20)
+@settings(max_examples=6 if INTERPRETED else 20)
 @given(
     seed=st.integers(0, 2**32 - 1),
     change=st.integers(2, 5),
@@ -101,7 +102,7 @@ def test_the_future_changes_nothing(seed, change, forecast):
     assert one.is_renewed[:change].tobytes() == two.is_renewed[:change].tobytes()
 
 
-@settings(max_examples=20)
+@settings(max_examples=6 if INTERPRETED else 20)
 @given(seed=st.integers(0, 2**32 - 1), effort=st.sampled_from(["fast", "default"]))
 def test_a_perfect_forecast_gives_the_in_sample_figure(seed, effort):
     """A forecaster that knows the next window is scored as plan() on that window."""

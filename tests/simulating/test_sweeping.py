@@ -31,6 +31,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.compiled
 def test_a_sweep_is_its_simulations():
     """By trace, slots, interval and policy; each the same as simulate() alone; placements come once."""
     placement = Placement(np.tile(np.arange(12) % 8, (2, 1)), CLUSTER, 8)
@@ -50,6 +51,7 @@ def test_a_sweep_is_its_simulations():
         assert cell.found.to_file() == alone.to_file()
 
 
+@pytest.mark.compiled
 def test_a_sweep_resumes_to_the_same_bytes(tmp_path):
     """What is kept is read, not run again; what is missing is run; the folder ends the same, byte for byte."""
     whole, torn = tmp_path / "whole", tmp_path / "torn"

@@ -39,6 +39,11 @@ def part(function: Function) -> Function:
     return _compiled(function, {"nogil": True, "error_model": "numpy", "forceinline": True})
 
 
+def is_interpreted() -> bool:
+    """Tell whether numba was told to compile nothing (NUMBA_DISABLE_JIT), so that there is nothing to warm up."""
+    return bool(numba.config.DISABLE_JIT)
+
+
 def _compiled(function: Function, options: dict[str, Any]) -> Function:
     try:
         return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]

@@ -6,22 +6,25 @@ import numpy as np
 
 from equipoise.cluster import Cluster
 from equipoise.constraints import Constraints
+from equipoise.kernels.compiling import is_interpreted
 from equipoise.planning.dropin import rebalance_experts
 from equipoise.planning.planner import plan
 from equipoise.planning.published import CONSTRUCTORS, REFINERS, balanced_packing
 
 
 def warm_up(*, everything: bool = True) -> None:
-    """Run every kernel once on a toy, so that each is compiled and cached; or only those of :func:`equipoise.plan`.
+    """Run every kernel once on a toy, so that each is compiled and cached; or only those of plan() without a forecast.
 
     Seconds the first time on a machine, a fraction of one after. Call it before an engine's first step, never inside.
     """
+    if is_interpreted():
+        return
     load = np.arange(1.0, 33.0).reshape(2, 16)
     plan(load, Cluster(num_ranks=4, slots_per_rank=5))
     plan(load, Cluster(num_ranks=4, slots_per_rank=5, num_nodes=2), num_groups=4, locality="strict")
     plan(load[:, :7], Cluster(num_ranks=4, slots_per_rank=2), effort="best")
-    plan(np.tile(load[0], (6, 1, 1)), Cluster(num_ranks=4, slots_per_rank=5), forecast="robust:2")
     if everything:
+        plan(np.tile(load[0], (6, 1, 1)), Cluster(num_ranks=4, slots_per_rank=5), forecast="robust:2")
         unequal = Cluster(num_ranks=4, slots_per_rank=5, num_nodes=2, rank_speeds=[1, 1, 2, 2])
         plan(load, unequal, num_groups=4, locality="soft", constraints=Constraints(home_share=0.9))
         rebalance_experts(load, 20, 1, 1, 4)
