@@ -12,7 +12,7 @@ from equipoise import LoadTrace
 
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 
-settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40 if INTERPRETED else 150)
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25 if INTERPRETED else 150)
 settings.load_profile("suite")
 
 
