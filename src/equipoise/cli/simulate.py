@@ -155,11 +155,10 @@ def _show(load: str, found: Simulation, model: TimeModel) -> None:
         soft_wrap=True,
     )
     first = found.policies[0]
-    timed = model.name != "tokens"
     table(
         "Balancedness on the next window in %, mean over windows; 100 is perfect",
-        ["policy", "slots", "balance", "p5", "worst", *["useful", "stall s", "GB"] * timed, "moves", "ms"],
-        [_row(result, timed) for result in found.policies],
+        ["policy", "slots", "balance", "p5", "worst", "moves", "ms"],
+        [_balance_row(result) for result in found.policies],
     )
     for result in found.policies[1:]:
         gain = paired_difference(result, first)
@@ -171,23 +170,29 @@ def _show(load: str, found: Simulation, model: TimeModel) -> None:
     for result in found.policies:
         _show_notes(result, explained=len(found.policies) <= _MOST_EXPLAINED)
     out.print("p5, worst: 5th percentile and worst of the layers, means over windows;", soft_wrap=True)
-    if timed:
-        out.print(f"useful: ideal time over time with stalls, by the time model {model.name};", soft_wrap=True)
-        out.print("stall s, GB: what all moves take and carry;", soft_wrap=True)
     out.print("moves: replicas received a window, all layers; ms: to forecast and plan, median", soft_wrap=True)
+    if model.name != "tokens":
+        table(
+            f"Time by the model {model.name}; useful: ideal time over time with stalls",
+            ["policy", "useful %", "windows s", "stalls s", "moved GB"],
+            [_time_row(result) for result in found.policies],
+        )
 
 
-def _row(result: PolicyResult, timed: bool) -> list[str]:
+def _balance_row(result: PolicyResult) -> list[str]:
     shares = (result.mean_balancedness, result.mean_fifth_percentile, result.mean_worst_layer)
     return [
         result.name,
         str(result.num_slots),
         *(f"{100 * share:.2f}" for share in shares),
-        *([f"{100 * result.useful_share:.1f}", f"{result.stall.sum():.2f}"] if timed else []),
-        *([f"{result.bytes_moved.sum() / 1e9:,.0f}"] if timed else []),
         f"{result.moves.mean():,.0f}" if result.moves.size else "-",
         "-" if isnan(result.milliseconds) else f"{result.milliseconds:.1f}",
     ]
+
+
+def _time_row(result: PolicyResult) -> list[str]:
+    times = (100 * result.useful_share, float(result.time.sum()), float(result.stall.sum()))
+    return [result.name, *(f"{time:,.1f}" for time in times), f"{result.bytes_moved.sum() / 1e9:,.0f}"]
 
 
 def _show_notes(result: PolicyResult, *, explained: bool) -> None:
