@@ -43,6 +43,11 @@ class FileError(EquipoiseError):
     """A file cannot be read or written, or does not hold what it should."""
 
 
+def unreadable(path: object, error: OSError) -> FileError:
+    """Return what to raise for a file that the system does not let be read."""
+    return FileError(f"{path} cannot be read ({error.strerror})", "it must be a readable file", "check the path")
+
+
 class MissingExtraError(EquipoiseError, ImportError):
     """An optional dependency is needed and not installed."""
 

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from equipoise.errors import FileError, MissingExtraError
+from equipoise.errors import FileError, MissingExtraError, unreadable
 from equipoise.files.atomic import whole_file
 
 _BLOCK_BYTES = 2**21
@@ -159,9 +159,7 @@ def _opened(path: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryIO,
         try:
             opened = Path(path).open("rb")  # noqa: SIM115 - only opening is guarded here
         except OSError as error:
-            raise FileError(
-                f"{path} cannot be read ({error.strerror})", "it must be a readable file", "check the path"
-            ) from error
+            raise unreadable(path, error) from error
         with opened as file:
             yield file, str(path)
 

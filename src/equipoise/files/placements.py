@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from equipoise.errors import FileError
+from equipoise.errors import FileError, unreadable
 from equipoise.files.atomic import whole_file
 
 
@@ -86,7 +86,7 @@ def read_placement(path: str | PathLike[str]) -> PlacementFile:
             file.seek(0)
             content = _read_npz(file) if is_zip else json.load(file)
     except OSError as error:
-        raise FileError(f"{path} cannot be read ({error.strerror})", "it must be a readable file", "check the path") from error
+        raise unreadable(path, error) from error
     except Exception as error:  # zipfile, zlib, numpy and json raise a dozen kinds on damaged files
         raise _not_a_placement(path, str(error)) from error
     try:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from equipoise.errors import FileError
+from equipoise.errors import FileError, unreadable
 from equipoise.files.atomic import whole_file
 
 
@@ -72,7 +72,7 @@ def read_simulation(path: str | PathLike[str]) -> SimulationFile:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise FileError(f"{path} cannot be read ({error.strerror})", "it must be a readable file", "check the path") from error
+        raise unreadable(path, error) from error
     try:
         return SimulationFile.model_validate_json(content)
     except ValidationError as error:

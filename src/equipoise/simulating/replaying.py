@@ -149,6 +149,7 @@ class _Run:
     largest: Floats | None = None
     ideal: Floats | None = None
     duplicates: int = 0
+    seconds_to_see: float = 0.0
 
     def see(self, load: Floats) -> None:
         """Show the policy a window that is over."""
@@ -158,7 +159,7 @@ class _Run:
                 self.actor.observe(load)
             except Exception as error:
                 self._fail(len(self.rows) // _COLUMNS, error)
-            self._seconds = perf_counter() - start
+            self.seconds_to_see = perf_counter() - start
 
     def meet(self, window: int, load: Floats, watch: Callable[[str, Met], object] | None) -> None:
         """Let the policy decide, then score its placement on a window that it has not seen."""
@@ -167,7 +168,7 @@ class _Run:
         start = perf_counter()
         try:
             found = self.actor.decide()
-            seconds = perf_counter() - start + self._seconds
+            seconds = perf_counter() - start + self.seconds_to_see
             if found is not None or self.placement is None:
                 found = check_fits(found, self.setting.cluster, load.shape[0], load.shape[1])
         except Exception as error:

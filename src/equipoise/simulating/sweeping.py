@@ -15,7 +15,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from equipoise.cluster import Cluster
-from equipoise.errors import ArgumentError, FileError
+from equipoise.errors import ArgumentError, FileError, unreadable
 from equipoise.placement import Placement
 from equipoise.simulating.policies import FixedPolicy, PlannedPolicy, Policy, make_policies
 from equipoise.simulating.replaying import simulate
@@ -231,7 +231,7 @@ def _digest_of_file(path: str | PathLike[str]) -> str:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise FileError(f"{path} cannot be read ({error.strerror})", "it must be a readable file", "check the path") from error
+        raise unreadable(path, error) from error
 
 
 def _make_folder(folder: Path) -> None:
