@@ -73,5 +73,5 @@ def learn(mean: Floats, spread: Floats, weight: Floats, share: Floats, total: Fl
         weight[x] = keep * weight[x] + 1.0
         for e in range(mean.shape[1]):
             away = share[x, e] - mean[x, e]
-            mean[x, e] += away / weight[x]
+            mean[x, e] = share[x, e] if weight[x] == 1.0 else mean[x, e] + away / weight[x]
             spread[x, e] = max(0.0, keep * spread[x, e] + away * (share[x, e] - mean[x, e]))
