@@ -27,7 +27,7 @@ from equipoise import (
     simulate,
 )
 from equipoise.planning.published import CONSTRUCTORS, REFINERS
-from equipoise.simulating.rules import RULES
+from equipoise.simulating.rules import SPLITS
 from equipoise.simulating.warming import warm_up
 
 FILE = Path(__file__).with_name("golden.json")
@@ -85,7 +85,7 @@ def replays() -> None:
     """Replay under every dispatch rule, with every kind of forecast; explain; pack in every way."""
     load = synthetic(2, 64, 2, 331).reshape(4, 2, 16)
     policies = ["last", "mean:2", "auto", "robust:2", "last,planner=lpt", "last,groups=4,locality=strict"]
-    for rule in RULES:
+    for rule in SPLITS:
         simulate(load, Cluster(4, 5, 2), policies, dispatch=rule)
     explain(load, Cluster(4, 5, 2), policies, levels=["rank", "slot"])
     for constructor in CONSTRUCTORS:

@@ -25,6 +25,19 @@ def check_integer(name: str, value: object, least: int = 1) -> int:
     return int(value)
 
 
+def check_number(name: str, value: object, *, least: float = 0.0, above: float | None = None) -> float:
+    """Return ``value`` as a finite float; refuse what is below ``least``, or not above ``above``.
+
+    >>> check_number("stop_at", 2, least=1.0)
+    2.0
+    """
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not is_number or not (least <= value < np.inf) or (above is not None and not value > above):  # type: ignore[operator]
+        rule = f"> {above:g}" if above is not None else f">= {least:g}"
+        raise ArgumentError(f"{name} is {value!r}", f"it must be a finite number {rule}", "give a number in that range")
+    return float(value)  # type: ignore[arg-type]
+
+
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Refuse a name that is none of ``choices``, and list them."""
     if value not in choices:

@@ -118,13 +118,24 @@ class Placement:
         """Pairs (layer, expert) that have no slot."""
         return tuple((int(layer), int(expert)) for layer, expert in np.argwhere(self.replica_count == 0))
 
+    def fitting_load(self, load: npt.ArrayLike | LoadTrace) -> FloatArray:
+        """Return a load of this placement's model, added up over steps, as float64 [layers, experts]; refuse any other."""
+        trace = load if isinstance(load, LoadTrace) else LoadTrace(load)  # type: ignore[arg-type]
+        if (trace.num_layers, trace.num_experts) != (self.num_layers, self.num_experts):
+            raise ArgumentError(
+                f"load has {trace.num_layers} layers of {trace.num_experts} experts",
+                f"this placement has {self.num_layers} of {self.num_experts}",
+                "pass the load of the model it was planned for",
+            )
+        return trace.sum().astype(np.float64)
+
     def rank_load(self, load: npt.ArrayLike | LoadTrace) -> FloatArray:
         """Tokens of each rank when every replica takes an equal share (docs/semantics.md, 4): float64 [layers, ranks].
 
         ``load`` is [layers, experts], [steps, layers, experts] or a trace (steps are added up). Load of experts without a
         slot lands nowhere.
         """
-        per_replica = self._checked_load(load) / np.maximum(self.replica_count, 1)
+        per_replica = self.fitting_load(load) / np.maximum(self.replica_count, 1)
         expert = self.expert_of_slot
         slot_load = np.where(expert == ABSENT, 0.0, np.take_along_axis(per_replica, np.maximum(expert, 0), axis=1))
         num_ranks = self.cluster.num_ranks
@@ -259,16 +270,6 @@ class Placement:
         shape = (self.num_layers, self.cluster.num_ranks, self.num_experts)
         key = (layer * shape[1] + self.cluster.rank_of_slot[slot]) * shape[2] + expert
         return np.bincount(key, minlength=shape[0] * shape[1] * shape[2]).reshape(shape)
-
-    def _checked_load(self, load: npt.ArrayLike | LoadTrace) -> FloatArray:
-        trace = load if isinstance(load, LoadTrace) else LoadTrace(load)  # type: ignore[arg-type]
-        if (trace.num_layers, trace.num_experts) != (self.num_layers, self.num_experts):
-            raise ArgumentError(
-                f"load has {trace.num_layers} layers of {trace.num_experts} experts",
-                f"this placement has {self.num_layers} of {self.num_experts}",
-                "pass the load of the model it was planned for",
-            )
-        return trace.sum().astype(np.float64)
 
 
 def _frozen(array: IntArray) -> IntArray:

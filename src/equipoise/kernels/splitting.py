@@ -16,6 +16,8 @@ from equipoise.kernels.types import Flags, Floats, Ints
 
 _SWEEPS = 2
 _ROUNDING = 1e-13
+_MOST_LEVELS = 1000  # levels rise and ways get longer, so few are needed; rounding must not make it more
+_MOST_ROUNDS = 1000
 
 
 class SplitWork(NamedTuple):
@@ -92,10 +94,15 @@ def split_row(expert: Ints, load: Floats, work: SplitWork, tokens: Floats, rank_
     for sweep in range(_SWEEPS):
         _pour_all(num_shared, load, sweep > 0, work, tokens, rank_load)
     level = _level_of_slowest(load, work, rank_load, tight)
-    _even_out(expert, level, tight, work, tokens, rank_load)
-    while not _push_all(expert, level, work, tokens, rank_load):
-        level = _level_of_stuck(work, rank_load, tight)
-    return level
+    _even_out(expert, tight, work, tokens, rank_load)
+    for _ in range(_MOST_LEVELS):
+        if _push_all(expert, level, work, tokens, rank_load):
+            break
+        higher = _level_of_stuck(work, rank_load, tight)
+        if higher <= level:
+            break
+        level = higher
+    return _prove(load, work, tight)
 
 
 @kernel
@@ -240,24 +247,28 @@ def _level_of_slowest(load: Floats, work: SplitWork, rank_load: Floats, tight: F
 
 
 @kernel
-def _even_out(expert: Ints, level: float, tight: Flags, work: SplitWork, tokens: Floats, rank_load: Floats) -> None:
-    """Bring the tight ranks to ``level``, leaves first, along trees of experts that have tokens on both ranks."""
+def _even_out(expert: Ints, tight: Flags, work: SplitWork, tokens: Floats, rank_load: Floats) -> None:
+    """Level the tight ranks, leaves first, along trees of experts that have tokens on both ranks."""
     via, to, queue, rank, is_new = work.via, work.to, work.queue, work.rank_of_slot, work.is_new
     copies, first, slot, first_slot, speed = work.copies, work.first, work.slot, work.first_slot, work.speed
     for e in range(copies.shape[0]):
         is_new[e] = copies[e] > 1
     for r in range(speed.shape[0]):
         via[r] = _NONE
-    head, tail = 0, 0
+    tail = 0
     for root in work.order:
         if not tight[root] or via[root] != _NONE:
             continue
         via[root] = _SINK
+        begin, head = tail, tail
         queue[tail] = root
         tail += 1
+        held, width = 0.0, 0.0
         while head < tail:
             r = queue[head]
             head += 1
+            held += rank_load[r]
+            width += speed[r]
             for s in range(first_slot[r], first_slot[r + 1]):
                 e = expert[s]
                 if e < 0 or not is_new[e] or tokens[s] == 0.0:
@@ -270,9 +281,9 @@ def _even_out(expert: Ints, level: float, tight: Flags, work: SplitWork, tokens:
                         to[q] = s
                         queue[tail] = q
                         tail += 1
-    for i in range(tail - 1, -1, -1):
-        r = queue[i]
-        if via[r] >= 0:
+        level = held / width
+        for i in range(tail - 1, begin, -1):
+            r = queue[i]
             amount = min(max(rank_load[r] - level * speed[r], -tokens[to[r]]), tokens[via[r]])
             tokens[via[r]] -= amount
             tokens[to[r]] += amount
@@ -285,7 +296,7 @@ def _push_all(expert: Ints, level: float, work: SplitWork, tokens: Floats, rank_
     """Push tokens off ranks above ``level`` until there are none, or no way leads on from those left."""
     speed, via, to, rank = work.speed, work.via, work.to, work.rank_of_slot
     limit = level * (1.0 + _ROUNDING)
-    while True:
+    for _ in range(_MOST_ROUNDS):
         above = False
         for r in range(speed.shape[0]):
             above |= rank_load[r] > limit * speed[r]
@@ -298,6 +309,7 @@ def _push_all(expert: Ints, level: float, work: SplitWork, tokens: Floats, rank_
                 moved |= _push(r, level, via, to, rank, speed, tokens, rank_load)
         if not moved:
             return False
+    return True
 
 
 @kernel
@@ -364,3 +376,35 @@ def _level_of_stuck(work: SplitWork, rank_load: Floats, tight: Flags) -> float:
             held += rank_load[r]
             width += work.speed[r]
     return held / width
+
+
+@kernel
+def _prove(load: Floats, work: SplitWork, tight: Flags) -> float:
+    """Return the time that the tight ranks need for the tokens of the experts held by them alone."""
+    first, copies, slot, rank = work.first, work.copies, work.slot, work.rank_of_slot
+    held, width = 0.0, 0.0
+    for e in range(load.shape[0]):
+        is_inside = copies[e] > 0
+        for i in range(first[e], first[e] + copies[e]):
+            is_inside &= tight[rank[slot[i]]]
+        if is_inside:
+            held += load[e]
+    for r in range(tight.shape[0]):
+        if tight[r]:
+            width += work.speed[r]
+    return held / width
+
+
+@kernel
+def share_rows(expert_of_slot: Ints, load: Floats, tokens: Floats, total: Ints, shares: Floats) -> None:
+    """Write each slot's share of its expert's tokens, an even one where there are none; ``total`` [experts] is scratch."""
+    for x in range(expert_of_slot.shape[0]):
+        total[:] = 0
+        for e in expert_of_slot[x]:
+            if e >= 0:
+                total[e] += 1
+        for s in range(expert_of_slot.shape[1]):
+            e = expert_of_slot[x, s]
+            shares[x, s] = 0.0
+            if e >= 0:
+                shares[x, s] = tokens[x, s] / load[x, e] if load[x, e] > 0.0 else 1.0 / total[e]

@@ -10,6 +10,7 @@ import numpy as np
 
 from equipoise.checks import check_choice
 from equipoise.cluster import Cluster
+from equipoise.dispatching.splitting import split_batch
 from equipoise.errors import ArgumentError
 from equipoise.kernels.dispatch import split_evenly
 from equipoise.kernels.scoring import add_up_ranks, largest_times
@@ -25,7 +26,7 @@ from equipoise.simulating.replaying import Met, Windows, simulate
 
 Level = Literal["rank", "slot"]
 
-TERMS = ("ideal", "replicas", "locality", "packing", "forecast", "dispatch")
+TERMS = ("ideal", "replicas", "locality", "packing", "forecast", "dispatch", "batch")
 """In this order, each what is added to the one before; see :class:`Chain`."""
 
 MEANINGS = {
@@ -34,7 +35,8 @@ MEANINGS = {
     "locality": "groups at home (bound)",
     "packing": "plan for this window",
     "forecast": "plan without knowing it",
-    "dispatch": "engine's replica choice",
+    "dispatch": "split over replicas",
+    "batch": "replicas for the batch",
 }
 """What each term of a chain stands for, in a few words."""
 
@@ -51,7 +53,9 @@ class Chain:
     - ``locality``: on top, the bound with groups kept on their nodes; 0 without that rule;
     - ``packing``: on top, the placement this policy's planner makes when it knows the window;
     - ``forecast``: on top, the placement in use, which was made without knowing it, dispatched evenly;
-    - ``dispatch``: on top, with the dispatch rule instead of an even split.
+    - ``dispatch``: on top, with the dispatch rule instead of an even split: below 0 where it removes loss;
+    - ``batch``: on top, with spare slots filled for the window: below 0. Without that rule 0; with it the placement in use has
+      fewer slots than the one it is held against, and ``dispatch`` is the optimal split over it.
     """
 
     policy: str
@@ -105,7 +109,7 @@ def explain(
     >>> windows = [[[8, 4, 2, 2]], [[2, 2, 4, 8]]]
     >>> chain, = explain(windows, Cluster(num_ranks=2, slots_per_rank=2), ["last"])
     >>> chain.terms
-    {'ideal': 8.0, 'replicas': 0.0, 'locality': 0.0, 'packing': 2.0, 'forecast': 0.0, 'dispatch': 0.0}
+    {'ideal': 8.0, 'replicas': 0.0, 'locality': 0.0, 'packing': 2.0, 'forecast': 0.0, 'dispatch': 0.0, 'batch': 0.0}
     """
     for level in levels:
         check_choice("level", level, ("rank", "slot"))
@@ -119,8 +123,8 @@ def explain(
     def take_apart(name: str, met: Met) -> None:
         policy = made[name] if isinstance(made[name], PlannedPolicy) else usual
         assert isinstance(policy, PlannedPolicy)
-        known = policy.plan_for(met.load, _plannable(met.placement))
-        slots[name] = met.placement.cluster.num_slots
+        known = policy.plan_for(met.load, _plannable(met.served.placement))
+        slots[name] = met.served.placement.cluster.num_slots
         for level in levels:
             columns[name, level].append(_column(policy, known, met, level))
 
@@ -148,9 +152,15 @@ def _column(policy: PlannedPolicy, known: Placement, met: Met, level: Level) -> 
     reached.append(np.maximum(bound_of(kept), reached[-1]) if kept.locality == "strict" and kept.has_homes else reached[-1])
     reached.append(_largest(known, split_evenly(known.expert_of_slot, load), level))
     reached.append(_largest(met.placement, split_evenly(met.placement.expert_of_slot, load), level))
-    reached.append(_largest(met.placement, met.tokens, level))
+    reached.append(_largest(met.placement, _split_at_home(met), level))
+    reached.append(_largest(met.served.placement, met.served.tokens, level))
     sums = np.array([step.sum() for step in reached])
     return np.diff(sums, prepend=0.0)
+
+
+def _split_at_home(met: Met) -> Floats:
+    """Return the tokens over the policy's own placement: as served, or split optimally where spare slots were filled."""
+    return split_batch(met.load, met.placement)[0] if met.rule.spare_slots else met.served.tokens
 
 
 def _ideal(problem: Problem, level: Level) -> Floats:

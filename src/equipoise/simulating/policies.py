@@ -25,6 +25,7 @@ from equipoise.planning.planner import plan
 from equipoise.planning.problem import make_problem, spread_slots
 from equipoise.planning.published import named_composition, split_name
 from equipoise.planning.scenarios import mean_load
+from equipoise.simulating.rules import make_rule
 from equipoise.simulating.triggers import Trigger, make_trigger
 
 OURS = "equipoise"
@@ -76,6 +77,8 @@ class PlannedPolicy:
         Whether a plan is worth it when its time has come (:mod:`equipoise.simulating.triggers`).
     num_groups, locality, home_share
         As for :func:`equipoise.plan`.
+    dispatch : str, optional
+        How its tokens are split (:mod:`equipoise.simulating.rules`); default: the simulation's rule.
     seed : int
         Of published packings that draw random numbers.
     label : str, optional
@@ -96,6 +99,7 @@ class PlannedPolicy:
     num_groups: int = field(default=1, metadata={"text": "groups"})
     locality: str = "none"
     home_share: float | None = None
+    dispatch: str | None = None
     seed: int = 0
     label: str = ""
 
@@ -105,6 +109,8 @@ class PlannedPolicy:
         check_choice("effort", self.effort, tuple(EFFORTS))
         check_integer("every", self.every, ONCE)
         check_seed(self.seed)
+        if self.dispatch is not None:
+            make_rule(self.dispatch)
         if self.home_share is not None:
             Constraints(self.home_share)
         if self.planner != OURS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
@@ -17,9 +17,9 @@ from equipoise.errors import ArgumentError, EquipoiseError
 from equipoise.kernels.scoring import add_up_active, add_up_ranks, audit, count_received
 from equipoise.kernels.types import Floats
 from equipoise.placement import Placement
-from equipoise.simulating.policies import Actor, Policy, check_fits, make_policies
+from equipoise.simulating.policies import Actor, PlannedPolicy, Policy, check_fits, make_policies
 from equipoise.simulating.results import PolicyResult, Simulation
-from equipoise.simulating.rules import Split, make_split
+from equipoise.simulating.rules import Rule, Served, make_rule
 from equipoise.simulating.timing import TimeModel, make_time_model
 from equipoise.streams import LoadStream
 from equipoise.trace import LoadTrace
@@ -30,12 +30,13 @@ Windows = LoadTrace | LoadStream | Iterable[npt.ArrayLike]
 
 @dataclass(frozen=True, eq=False)
 class Met:
-    """How a policy's placement met one window: ``tokens`` [layers, slots] under the dispatch rule."""
+    """How a policy's placement met one window: ``served`` says over which slots, under which dispatch rule."""
 
     window: int
     load: Floats
     placement: Placement
-    tokens: Floats
+    rule: Rule
+    served: Served
     is_renewed: bool
 
 
@@ -62,8 +63,10 @@ def simulate(
     policies : sequence of str, Policy or Placement
         ``auto,every=4,effort=fast`` and so on (:func:`equipoise.simulating.policies.make_policy`); a placement is kept for
         the whole trace.
-    dispatch : "equal", "hash", "round_robin" or "nearest"
-        How an expert's tokens are split over its replicas.
+    dispatch : "equal", "hash", "round_robin", "nearest", "optimal" or "batch:1"
+        How an expert's tokens are split over its replicas, where a policy does not say. Under ``batch:n`` policies plan for n
+        slots a rank fewer, and these are filled anew for each window, which counts as one batch; fixed placements get them on
+        top.
     time_model : str or TimeModel
         What windows and moves take; by name one of ``tokens``, ``prefill-h100``, ``decode-h100``.
     batches_per_window : int
@@ -96,7 +99,7 @@ def simulate(
     """
     check_seed(seed)
     check_integer("batches_per_window", batches_per_window)
-    setting = _Setting(cluster, dispatch, make_time_model(time_model), float(batches_per_window), seed)
+    setting = _Setting(cluster, make_rule(dispatch), make_time_model(time_model), float(batches_per_window), seed)
     made = make_policies(policies)
     _check_length(getattr(trace, "num_steps", None), made)
     runs: list[_Run] = []
@@ -124,7 +127,7 @@ class _Setting:
     """What all policies of a simulation share."""
 
     cluster: Cluster
-    dispatch: str
+    rule: Rule
     time_model: TimeModel
     batches: float
     seed: int
@@ -141,8 +144,10 @@ class _Run:
     policy: Policy
     actor: Actor
     setting: _Setting
+    rule: Rule
     placement: Placement | None = None
-    split: Split | None = None
+    serve: Callable[[Floats], Served] | None = None
+    num_slots: int = 0
     failure: str = ""
     rows: array[float] = field(default_factory=lambda: array("d"))
     milliseconds: list[float] = field(default_factory=list)
@@ -179,11 +184,15 @@ class _Run:
             self.milliseconds.append(1e3 * seconds)
             stall, moves = self._apply(found)
         assert self.placement is not None
-        assert self.split is not None
-        tokens = self.split(load)
-        self.rows.extend((*self._score(load, tokens), float(moves), stall, float(found is not None)))
+        assert self.serve is not None
+        served = self.serve(load)
+        if served.carried is not None:
+            moves += served.moves
+            stall += self.setting.time_model.stall(served.carried)
+        self.num_slots = served.placement.cluster.num_slots
+        self.rows.extend((*self._score(load, served), float(moves), stall, float(found is not None)))
         if watch is not None:
-            watch(self.policy.name, Met(window, load, self.placement, tokens, found is not None))
+            watch(self.policy.name, Met(window, load, self.placement, self.rule, served, found is not None))
 
     def result(self) -> PolicyResult:
         """Return what became of the policy."""
@@ -191,7 +200,7 @@ class _Run:
         explain = getattr(self.actor, "explain", None)
         return PolicyResult(
             name=self.policy.name,
-            num_slots=0 if self.placement is None else self.placement.cluster.num_slots,
+            num_slots=self.num_slots,
             balancedness=rows[:, 0],
             worst_layer=rows[:, 1],
             fifth_percentile=rows[:, 2],
@@ -212,7 +221,7 @@ class _Run:
     def _apply(self, found: Placement) -> tuple[float, int]:
         """Put a placement to use; return the stall and the replicas that ranks received. The first one moves nothing."""
         old, self.placement = self.placement, found
-        self.split = make_split(self.setting.dispatch, found, self.setting.seed)
+        self.serve = self.rule.begin(found, self.setting.time_model, self.setting.seed)
         ranks, alive = found.cluster.rank_of_slot, np.asarray(found.cluster.alive)
         self.duplicates += audit(found.expert_of_slot, ranks, alive, found.num_experts)[3]
         if old is None:
@@ -227,10 +236,9 @@ class _Run:
         )
         return self.setting.time_model.stall(received), int(received.sum())
 
-    def _score(self, load: Floats, tokens: Floats) -> tuple[float, ...]:
+    def _score(self, load: Floats, served: Served) -> tuple[float, ...]:
         """Return balancedness (nan without load), worst layer, 5th percentile, time and ideal time of a window."""
-        assert self.placement is not None
-        cluster, setting = self.placement.cluster, self.setting
+        cluster, setting, tokens = served.placement.cluster, self.setting, served.tokens
         speed = np.asarray(cluster.rank_speeds, np.float64)
         total_speed = float(speed[np.asarray(cluster.alive)].sum())
         rank_load = add_up_ranks(tokens, cluster.rank_of_slot, cluster.num_ranks)
@@ -258,11 +266,20 @@ class _Run:
 def _begin(policies: Sequence[Policy], setting: _Setting, shape: tuple[int, ...]) -> list[_Run]:
     runs = []
     for policy in policies:
+        own = getattr(policy, "dispatch", None)
+        rule = setting.rule if own is None else make_rule(own)
         try:
-            runs.append(_Run(policy, policy.begin(setting.cluster, *shape), setting))
+            runs.append(_Run(policy, _at_home(policy, rule, setting).begin(rule.home(setting.cluster), *shape), setting, rule))
         except EquipoiseError as error:
             raise type(error)(f"policy {policy.name}: {error.found}", error.rule, error.next_step) from error
     return runs
+
+
+def _at_home(policy: Policy, rule: Rule, setting: _Setting) -> Policy:
+    """Return a policy that plans for the slots it has without the spare ones."""
+    if not (rule.spare_slots and isinstance(policy, PlannedPolicy) and policy.slots is not None):
+        return policy
+    return replace(policy, slots=policy.slots - rule.spare_slots * sum(setting.cluster.alive))
 
 
 def _checked(trace: Windows) -> Iterator[Floats]:

@@ -1,0 +1,1 @@
+"""Splits of a batch's tokens over the replicas that a placement has."""

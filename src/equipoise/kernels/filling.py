@@ -1,0 +1,536 @@
+"""What spare slots hold for one batch: replicas that let the slowest rank end earlier, few of them.
+
+For a time that every rank shall keep, ranks above it give tokens of one expert to ranks below it that have a spare slot. A
+receiver is always filled to the brim, even where that takes the giver below the time: the giver then receives from others with
+a spare slot of its own, so no room is lost (as in Walker's alias tables, 1977). What is tried is the time to keep.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from equipoise.kernels.compiling import kernel, part
+from equipoise.kernels.splitting import SplitWork, split_row
+from equipoise.kernels.types import Flags, Floats, Ints
+
+_NONE = -1
+_ROUNDING = 1e-9
+_TRIALS = 5
+_COARSE, _FINE = 1.7, 1.25
+_WORTH_KEEPING = 0.02  # tokens over the ideal time, of a replica that is held
+_START = 3e-3
+_EXCESS_A_MOVE = 5.0  # measured: with moves of price p the best excess over the ideal is near 5 p
+
+
+class FillWork(NamedTuple):
+    """Scratch of one thread, and what holds for all layers of a cluster; made by :func:`make_fill_work`."""
+
+    node: Ints  # [ranks]
+    is_up: Flags  # [ranks]
+    room: Ints  # [ranks] spare slots, a rank's last
+    most_received: Ints  # [ranks]
+    base: Ints  # [slots]
+    base_tokens: Floats  # [slots]
+    base_load: Floats  # [ranks]
+    order: Ints  # [ranks] slowest first
+    slots: Ints  # [slots]
+    tokens: Floats  # [slots]
+    cap: Floats  # [ranks] tokens that a rank can still take
+    source: Ints  # [slots]
+    spare: Ints  # [ranks]
+    line: Ints  # [ranks] ranks that can take tokens, rising by cap
+    sent: Floats  # [ranks]
+    received: Floats  # [ranks]
+    largest: Ints  # [experts]
+    is_full: Flags  # [ranks]
+
+
+class Fees(NamedTuple):
+    """What a batch pays for moves, in tokens of a rank's time, and how far it goes."""
+
+    of_move: float  # as a share of the ideal time
+    near: float  # a rank's time to send or receive one replica within its node
+    far: float  # the same to or from another node
+    stop_at: float  # largest over ideal time that is good enough; 0: as low as pays
+    prefer_near: bool
+
+
+@kernel
+def make_fill_work(num_experts: int, rank_of_slot: Ints, node: Ints, is_up: Flags, room: Ints, most_received: Ints) -> FillWork:
+    """Make the scratch that :func:`fill_rows` writes on."""
+    num_slots, num_ranks = rank_of_slot.shape[0], node.shape[0]
+    return FillWork(
+        node.copy(),
+        is_up.copy(),
+        room.copy(),
+        most_received.copy(),
+        np.empty(num_slots, np.int64),
+        np.empty(num_slots, np.float64),
+        np.empty(num_ranks, np.float64),
+        np.empty(num_ranks, np.int64),
+        np.empty(num_slots, np.int64),
+        np.empty(num_slots, np.float64),
+        np.empty(num_ranks, np.float64),
+        np.empty(num_slots, np.int64),
+        np.empty(num_ranks, np.int64),
+        np.empty(num_ranks, np.int64),
+        np.empty(num_ranks, np.float64),
+        np.empty(num_ranks, np.float64),
+        np.empty(num_experts, np.int64),
+        np.empty(num_ranks, np.bool_),
+    )
+
+
+@kernel
+def fill_rows(
+    home: Ints,
+    held: Ints,
+    load: Floats,
+    fees: Fees,
+    fill: FillWork,
+    split: SplitWork,
+    expert_of_slot: Ints,
+    source: Ints,
+    tokens: Floats,
+    rank_load: Floats,
+    bound: Floats,
+    tight: Flags,
+) -> None:
+    """Fill the spare slots of every layer and split its load; all arrays have a row a layer, those after ``split`` are written.
+
+    ``home`` [layers, slots] has -1 in spare slots, ``held`` what these hold already (or is ``home`` itself). ``source`` is the
+    rank that a slot's replica must come from, -1 where nothing moves; ``bound`` a time before which no filling ends.
+    """
+    for x in range(home.shape[0]):
+        bound[x] = fill_row(
+            home[x], held[x], load[x], fees, fill, split, expert_of_slot[x], source[x], tokens[x], rank_load[x], tight[x]
+        )
+
+
+@kernel
+def fill_row(
+    home: Ints,
+    held: Ints,
+    load: Floats,
+    fees: Fees,
+    fill: FillWork,
+    split: SplitWork,
+    slots: Ints,
+    source: Ints,
+    tokens: Floats,
+    rank_load: Floats,
+    tight: Flags,
+) -> float:
+    """Fill one layer's spare slots; return a level that no filling of them and no split can end before."""
+    kept = split_row(held, load, split, fill.base_tokens, fill.base_load, tight)
+    ideal = _ideal(fill, split)
+    bound = _bound(home, load, fill, split)
+    slots[:] = held
+    source[:] = _NONE
+    goal = max(bound, fees.stop_at * ideal) * (1.0 + _ROUNDING)
+    if kept > goal:
+        _choose(home, held, load, kept, bound, ideal, fees, fill, split, slots, source, tight)
+    split_row(slots, load, split, tokens, rank_load, tight)
+    _drop_unused(held, tokens, slots, source)
+    return bound
+
+
+@kernel
+def _choose(
+    home: Ints,
+    held: Ints,
+    load: Floats,
+    kept: float,
+    bound: float,
+    ideal: float,
+    fees: Fees,
+    fill: FillWork,
+    split: SplitWork,
+    slots: Ints,
+    source: Ints,
+    tight: Flags,
+) -> None:
+    """Choose among what is held, what is held and used with more beside it, and filling all spare slots anew."""
+    base = fill.base
+    base[:] = held
+    for s in range(home.shape[0]):
+        if home[s] < 0 and fill.base_tokens[s] <= _WORTH_KEEPING * ideal:
+            base[s] = _NONE
+    before = kept
+    is_held = False
+    for s in range(home.shape[0]):
+        is_held |= held[s] != home[s]
+    if is_held:
+        before = split_row(base, load, split, fill.base_tokens, fill.base_load, tight)
+    least = _improve(base, held, before, kept, bound, ideal, fees, fill, split, slots, source)
+    if is_held:
+        base[:] = home
+        before = split_row(base, load, split, fill.base_tokens, fill.base_load, tight)
+        _improve(base, held, before, least, bound, ideal, fees, fill, split, slots, source)
+
+
+@kernel
+def _improve(
+    base: Ints,
+    held: Ints,
+    before: float,
+    least: float,
+    bound: float,
+    ideal: float,
+    fees: Fees,
+    fill: FillWork,
+    split: SplitWork,
+    slots: Ints,
+    source: Ints,
+) -> float:
+    """Fill the empty slots of ``base`` where that costs less than ``least``; return the least cost then."""
+    _line_up(split, fill)
+    if fees.stop_at > 0.0:
+        return _reach(base, held, before, max(bound, fees.stop_at * ideal), least, fees, fill, split, slots, source)
+    return _search(base, held, before, bound, ideal, least, fees, fill, split, slots, source)
+
+
+@kernel
+def _ideal(fill: FillWork, split: SplitWork) -> float:
+    total, width = 0.0, 0.0
+    for r in range(fill.is_up.shape[0]):
+        if fill.is_up[r]:
+            total += fill.base_load[r]
+            width += split.speed[r]
+    return total / width
+
+
+@kernel
+def _keep(held: Ints, fill: FillWork, split: SplitWork, slots: Ints, source: Ints) -> None:
+    """Take over a filling: what a slot held stays in it where nothing else comes, or its rank holds the same elsewhere."""
+    first_slot, room = split.first_slot, fill.room
+    slots[:] = fill.slots
+    source[:] = fill.source
+    for r in range(room.shape[0]):
+        begin, end = first_slot[r + 1] - room[r], first_slot[r + 1]
+        for s in range(begin, end):
+            for t in range(begin, end):
+                if slots[s] >= 0 and slots[s] == held[t] and slots[s] != held[s]:
+                    slots[s], slots[t] = slots[t], slots[s]
+                    source[s], source[t] = source[t], source[s]
+        for s in range(begin, end):
+            if slots[s] >= 0 and slots[s] == held[s]:
+                source[s] = _NONE
+            elif slots[s] < 0:
+                slots[s] = held[s]
+                source[s] = _NONE
+
+
+@kernel
+def _drop_unused(held: Ints, tokens: Floats, slots: Ints, source: Ints) -> None:
+    """Undo moves of replicas that get no tokens."""
+    for s in range(slots.shape[0]):
+        if source[s] >= 0 and tokens[s] <= 0.0:
+            slots[s] = held[s]
+            source[s] = _NONE
+
+
+@kernel
+def _line_up(split: SplitWork, fill: FillWork) -> None:
+    """Order ranks by what they can take at any time to keep, where speeds are equal; the slowest first."""
+    order, load, pace = fill.order, fill.base_load, split.pace
+    for r in range(load.shape[0]):
+        j = r
+        while j > 0 and load[order[j - 1]] * pace[order[j - 1]] < load[r] * pace[r]:
+            order[j] = order[j - 1]
+            j -= 1
+        order[j] = r
+
+
+@kernel
+def _search(
+    base: Ints,
+    held: Ints,
+    before: float,
+    bound: float,
+    ideal: float,
+    least: float,
+    fees: Fees,
+    fill: FillWork,
+    split: SplitWork,
+    slots: Ints,
+    source: Ints,
+) -> float:
+    """Try times to keep; take over the filling that costs least, in time and fees, if less than ``least``; return that.
+
+    Costs fall and rise again over the excess of that time over the ideal, so it is multiplied and divided by a step, and by a
+    finer one when neither helps.
+    """
+    has_fees = fees.of_move > 0.0 or fees.near > 0.0 or fees.far > 0.0
+    most = before / ideal - 1.0
+    best = min(max(_EXCESS_A_MOVE * fees.of_move, _START), 0.7 * most)
+    lowest, excess, factor, known, is_found = np.inf, best, 1.0 / _COARSE, 0, False
+    for _ in range(_TRIALS if has_fees else 2 * _TRIALS):
+        cost = np.inf
+        if excess < most:
+            level = max(ideal * (1.0 + excess), bound)
+            cost = _cost_of_keeping(base, level, ideal, min(least, lowest), fees, fill, split)
+        if cost < np.inf and not is_found:
+            is_found, best = True, excess
+        elif not is_found:
+            excess *= _COARSE
+            continue
+        elif cost < lowest:
+            best, known = excess, 1
+        else:
+            known, factor = known + 1, 1.0 / factor
+        lowest = min(lowest, cost)
+        if cost < least:
+            least = cost
+            _keep(held, fill, split, slots, source)
+        if known == 2:
+            known, factor = 0, 1.0 / _FINE
+        excess = best * factor
+    return least
+
+
+@kernel
+def _reach(
+    base: Ints,
+    held: Ints,
+    before: float,
+    aim: float,
+    least: float,
+    fees: Fees,
+    fill: FillWork,
+    split: SplitWork,
+    slots: Ints,
+    source: Ints,
+) -> float:
+    """Take over a filling for a time of ``aim``, or the lowest found above it that can be kept, if below ``least``."""
+    lower, upper, level = aim, min(before, least), aim
+    for _ in range(2 * _TRIALS):
+        if upper <= aim * (1.0 + _ROUNDING):
+            break
+        if _fill(base, level, np.inf, fees.prefer_near, fill, split) >= 0:
+            _keep(held, fill, split, slots, source)
+            upper = level
+        else:
+            lower = level
+        level = 0.5 * (lower + upper)
+    return upper
+
+
+@kernel
+def _cost_of_keeping(
+    base: Ints, level: float, ideal: float, limit: float, fees: Fees, fill: FillWork, split: SplitWork
+) -> float:
+    """Fill for a time of ``level``; return that and the fees, or infinity where it cannot be kept or costs above ``limit``."""
+    price = fees.of_move * ideal
+    most = (limit - level) / price if price > 0.0 else np.inf
+    moves = _fill(base, level, most, fees.prefer_near, fill, split)
+    if moves < 0:
+        return np.inf
+    cost = level + price * moves
+    if fees.near > 0.0 or fees.far > 0.0:
+        cost += time_of_links(
+            fill.slots, fill.source, fees.near, fees.far, split.rank_of_slot, fill.node, fill.sent, fill.received
+        )
+    return cost
+
+
+@kernel
+def time_of_links(
+    slots: Ints, source: Ints, near: float, far: float, rank: Ints, node: Ints, sent: Floats, received: Floats
+) -> float:
+    """Return the time of the rank that sends or receives longest, one replica after the other."""
+    sent[:] = 0.0
+    received[:] = 0.0
+    for s in range(slots.shape[0]):
+        if source[s] >= 0:
+            fee = near if node[source[s]] == node[rank[s]] else far
+            sent[source[s]] += fee
+            received[rank[s]] += fee
+    slowest = 0.0
+    for r in range(node.shape[0]):
+        slowest = max(slowest, max(sent[r], received[r]))
+    return slowest
+
+
+@kernel
+def _fill(base: Ints, level: float, most: float, prefer_near: bool, fill: FillWork, split: SplitWork) -> int:
+    """Fill spare slots so that no rank ends after ``level``; return the replicas received, or -1 where it cannot be kept."""
+    slots, tokens, source, cap, spare, line = fill.slots, fill.tokens, fill.source, fill.cap, fill.spare, fill.line
+    order, node, room, first_slot, speed = fill.order, fill.node, fill.room, split.first_slot, split.speed
+    slots[:] = base
+    source[:] = _NONE
+    tokens[:] = fill.base_tokens
+    waiting = 0
+    for r in order:
+        cap[r] = level * speed[r] - fill.base_load[r]
+        spare[r] = 0
+        for t in range(first_slot[r + 1] - room[r], first_slot[r + 1]):
+            spare[r] += base[t] < 0
+        spare[r] = min(spare[r], fill.most_received[r])
+        if spare[r] > 0 and cap[r] > 0.0:
+            waiting = _stand_in_line(r, waiting, line, cap)
+    moves = 0
+    for giver in order:
+        rounding = _ROUNDING * level * speed[giver]
+        if cap[giver] >= -rounding:
+            continue
+        while cap[giver] < -rounding:
+            if waiting == 0 or moves >= most:
+                return -1
+            amount = 0.0
+            for s in range(first_slot[giver], first_slot[giver + 1]):
+                amount = max(amount, tokens[s])
+            amount = min(-cap[giver], min(amount, cap[line[waiting - 1]]))
+            if amount <= rounding:
+                return -1
+            place = _first_in_line(amount, waiting, line, cap)
+            if prefer_near:
+                place = _nearest_in_line(place, waiting, line, node, giver)
+            taker = line[place]
+            s = _slot_that_fits(base, slots, tokens, cap[taker], first_slot, giver, taker)
+            if s == _NONE:
+                return -1
+            amount = min(cap[taker], tokens[s])
+            t = first_slot[taker + 1] - room[taker]
+            while slots[t] >= 0:
+                t += 1
+            slots[t] = slots[s]
+            source[t] = giver
+            tokens[t] = amount
+            tokens[s] -= amount
+            spare[taker] -= 1
+            cap[taker] -= amount
+            cap[giver] += amount
+            moves += 1
+            waiting = _leave_line(place, waiting, line)
+            if spare[taker] > 0 and cap[taker] > rounding:
+                waiting = _stand_in_line(taker, waiting, line, cap)
+        if cap[giver] > 0.0 and spare[giver] > 0:
+            waiting = _stand_in_line(giver, waiting, line, cap)
+    return moves
+
+
+@part
+def _stand_in_line(rank: int, waiting: int, line: Ints, cap: Floats) -> int:
+    j = waiting
+    while j > 0 and cap[line[j - 1]] > cap[rank]:
+        line[j] = line[j - 1]
+        j -= 1
+    line[j] = rank
+    return waiting + 1
+
+
+@part
+def _leave_line(place: int, waiting: int, line: Ints) -> int:
+    for j in range(place, waiting - 1):
+        line[j] = line[j + 1]
+    return waiting - 1
+
+
+@part
+def _first_in_line(amount: float, waiting: int, line: Ints, cap: Floats) -> int:
+    """Return the place of the rank with the smallest room that is enough."""
+    low, high = 0, waiting - 1
+    while low < high:
+        middle = (low + high) >> 1
+        if cap[line[middle]] >= amount:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@part
+def _nearest_in_line(place: int, waiting: int, line: Ints, node: Ints, giver: int) -> int:
+    for i in range(place, waiting):
+        if node[line[i]] == node[giver]:
+            return i
+    return place
+
+
+@part
+def _slot_that_fits(base: Ints, slots: Ints, tokens: Floats, room: float, first_slot: Ints, giver: int, taker: int) -> int:
+    """Return the giver's slot with the fewest tokens that fill the room, else with most, of an expert the taker has not."""
+    best = _NONE
+    for s in range(first_slot[giver], first_slot[giver + 1]):
+        if base[s] < 0 or tokens[s] <= 0.0:
+            continue
+        if best != _NONE:
+            if tokens[s] >= room:
+                if room <= tokens[best] <= tokens[s]:
+                    continue
+            elif tokens[s] <= tokens[best]:
+                continue
+        is_there = False
+        for t in range(first_slot[taker], first_slot[taker + 1]):
+            is_there |= slots[t] == slots[s]
+        if not is_there:
+            best = s
+    return best
+
+
+@kernel
+def _bound(home: Ints, load: Floats, fill: FillWork, split: SplitWork) -> float:
+    """Return a time before which no filling ends: where each rank has its experts' tokens and as many largest others as fit."""
+    reach, is_full, largest, first_slot = fill.received, fill.is_full, fill.largest, split.first_slot
+    most = 0
+    for r in range(first_slot.shape[0] - 1):
+        most = max(most, first_slot[r + 1] - first_slot[r])
+    listed = _list_largest(load, most, largest)
+    for r in range(reach.shape[0]):
+        reach[r] = 0.0
+        for s in range(first_slot[r], first_slot[r + 1]):
+            if home[s] >= 0:
+                reach[r] += load[home[s]]
+        left = min(fill.room[r], fill.most_received[r])
+        for e in largest[:listed]:
+            if left == 0:
+                break
+            is_there = False
+            for s in range(first_slot[r], first_slot[r + 1]):
+                is_there |= home[s] == e
+            if not is_there:
+                reach[r] += load[e]
+                left -= 1
+        is_full[r] = False
+    return _level_within(fill.base_load.sum(), reach, split.speed, is_full)
+
+
+@kernel
+def _list_largest(load: Floats, most: int, largest: Ints) -> int:
+    """List the experts with most tokens, falling; return how many: up to ``most``."""
+    listed = 0
+    for e in range(load.shape[0]):
+        if listed == most and load[e] <= load[largest[listed - 1]]:
+            continue
+        j = listed if listed < most else most - 1
+        while j > 0 and load[largest[j - 1]] < load[e]:
+            largest[j] = largest[j - 1]
+            j -= 1
+        largest[j] = e
+        listed = min(listed + 1, most)
+    return listed
+
+
+@kernel
+def _level_within(total: float, reach: Floats, speed: Floats, is_full: Flags) -> float:
+    """Return the least time in which ranks take ``total`` tokens, none more than its reach."""
+    level = 0.0
+    while True:
+        left, width = total, 0.0
+        for r in range(reach.shape[0]):
+            if is_full[r]:
+                left -= reach[r]
+            else:
+                width += speed[r]
+        if width == 0.0:
+            return level
+        level = max(left / width, level)
+        is_done = True
+        for r in range(reach.shape[0]):
+            if not is_full[r] and reach[r] < level * speed[r]:
+                is_full[r], is_done = True, False
+        if is_done:
+            return level
