@@ -28,7 +28,7 @@ from equipoise.errors import ArgumentError, EquipoiseError, InvalidPlacementErro
 from equipoise.kernels.types import Floats, Ints
 
 _TOLERANCE = 1e-9  # a rank's load may lie above level * speed by this part
-_DUST = 1e-12  # part of the heaviest expert's tokens that is not told from nothing
+_DUST = 1e-13  # part of an expert's tokens that is not told from nothing
 _AGREE = 1e-9  # sums that should be the same may differ by this part
 _INFEASIBLE = 2  # as scipy says it
 _OPTIONS = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}  # the solver takes no smaller ones
@@ -462,12 +462,12 @@ def _solve(free: _Free, wishes: list[list[_Wish]]) -> Floats | None:
             raise EquipoiseError(f"the solver stopped: {found.message}", "it must solve every layer", "please report this load")
         rows = vstack([rows, coo_array(cost[np.newaxis])])
         most = np.append(most, found.fun + _AGREE * (1.0 + abs(found.fun)))
-    return _cleaned(np.asarray(found.x[:num_places] * unit), free, _DUST * unit)
+    return _cleaned(np.asarray(found.x[:num_places] * unit), free, _DUST)
 
 
 def _cleaned(received: Floats, free: _Free, dust: float) -> Floats:
     """Clear what is next to nothing, and let each expert's places add up to its load: the largest takes what is missing."""
-    received = np.where(received > dust, received, 0.0)
+    received = np.where(received > dust * free.total, received, 0.0)
     for e in np.unique(free.expert):
         mine = np.flatnonzero(free.expert == e)
         largest = mine[np.argmax(received[mine])]
