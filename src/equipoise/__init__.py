@@ -1,7 +1,8 @@
 """equipoise: balance the experts of Mixture-of-Experts models over GPUs.
 
 ``plan(load, cluster)`` says how many replicas each expert gets and which GPU holds each, with a proven bound on how much
-better any placement could be; ``simulate(trace, cluster, policies)`` what plans reach on windows they have not seen, and
+better any placement could be; ``dispatch(load, placement)`` splits a batch over the replicas there are, and ``plan_batch(load,
+home)`` fills spare slots for it; ``simulate(trace, cluster, policies)`` what plans reach on windows they have not seen, and
 ``explain`` where the rest is lost. ``rebalance_experts`` is DeepSeek's call, with a better planner behind it.
 """
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from equipoise.cluster import Cluster as Cluster
     from equipoise.constraints import Constraints as Constraints
     from equipoise.costs import RankCost as RankCost
+    from equipoise.dispatching.batches import MoveTime as MoveTime
+    from equipoise.dispatching.batches import plan_batch as plan_batch
+    from equipoise.dispatching.splitting import dispatch as dispatch
     from equipoise.errors import EquipoiseError as EquipoiseError
     from equipoise.placement import ABSENT as ABSENT
     from equipoise.placement import Placement as Placement
@@ -35,12 +39,15 @@ _HOME = {
     "EquipoiseError": "errors",
     "LoadStream": "streams",
     "LoadTrace": "trace",
+    "MoveTime": "dispatching.batches",
     "Placement": "placement",
     "Plan": "planning.planner",
     "RankCost": "costs",
     "balanced_packing": "planning.published",
+    "dispatch": "dispatching.splitting",
     "explain": "simulating.explaining",
     "plan": "planning.planner",
+    "plan_batch": "dispatching.batches",
     "rebalance_experts": "planning.dropin",
     "simulate": "simulating.replaying",
 }
@@ -52,12 +59,15 @@ __all__ = [
     "EquipoiseError",
     "LoadStream",
     "LoadTrace",
+    "MoveTime",
     "Placement",
     "Plan",
     "RankCost",
     "balanced_packing",
+    "dispatch",
     "explain",
     "plan",
+    "plan_batch",
     "rebalance_experts",
     "simulate",
 ]

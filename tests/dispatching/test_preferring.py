@@ -241,6 +241,18 @@ def _many_layers():
     return slots, cluster, load, level, source, rng.random(slots.shape)
 
 
+@pytest.mark.parametrize("far", [1.0, 1.5, 3.0, 9.0])
+def test_any_price_of_leaving_the_node(far):
+    """Layers with much to choose: whatever leaving the node costs, no split is cheaper."""
+    slots, cluster, load, level, source, _ = _many_layers()
+    tokens = prefer_near(slots, cluster, load, level, source, far=far)
+    for x in range(5):
+        one = slice(x, x + 1)
+        routed = route_sources(slots[one], cluster, tokens[one], source[:, one])
+        least = _least_cost(slots[one], cluster, load[x], level[x], source[:, one], far)
+        assert _cost(routed, cluster, far) == pytest.approx(least, rel=1e-7)
+
+
 def test_layers_are_alone_and_answers_repeat():
     """Each layer gets what it gets by itself, to the bit, and so does each repetition."""
     slots, cluster, load, level, source, before = _many_layers()
@@ -325,6 +337,19 @@ def test_layers_without_load_get_nothing():
     assert crossings(route_sources([[0, 1], [0, 0]], cluster, tokens, source), cluster).tolist() == [0, 0]
 
 
+def test_ranks_that_are_down_serve_nothing():
+    """Even where the placement still lists experts on them."""
+    cluster = Cluster(2, 2, alive=[True, False])
+    tokens = prefer_near([[0, 1, 0, 1]], cluster, [[4.0, 2.0]], [6.0], [[[0.0, 0.0]], [[4.0, 2.0]]])
+    assert tokens.tolist() == [[4, 2, 0, 0]]
+
+
+def test_one_token_of_a_thousand_is_not_dust():
+    """It is what keeps rank 0 within the level."""
+    source = np.array([[[1000.0, 0.0]], [[0.0, 998.0]]])
+    assert prefer_near([[0, -1, 0, 1]], Cluster(2, 2), source.sum(axis=0), [999.0], source).tolist() == [[999, 0, 1, 998]]
+
+
 GOOD = {
     "expert_of_slot": [[0, 1, 0, 2]],
     "cluster": Cluster(2, 2),
@@ -373,7 +398,7 @@ def test_a_solver_that_fails_is_not_believed(monkeypatch):
     """It stops: said so. It answers beyond the level: not used."""
     with monkeypatch.context() as patch:
         patch.setattr(preferring, "_solve", lambda free, wishes: free.total)
-        with pytest.raises(AssertionError, match="please report"):
+        with pytest.raises(EquipoiseError, match="the solver broke the level of 3"):
             prefer_near(**GOOD)
     monkeypatch.setattr(preferring, "_OPTIONS", {"maxiter": 0, "presolve": False})
     with pytest.raises(EquipoiseError, match="the solver stopped"):

@@ -24,10 +24,11 @@ from equipoise.errors import ArgumentError, InvalidPlacementError
 from equipoise.kernels.scoring import add_up_ranks
 from equipoise.kernels.splitting import SplitWork, make_split_work, share_rows, split_rows
 from equipoise.kernels.types import Flags, Floats, Ints
-from equipoise.placement import Placement
+from equipoise.placement import ABSENT, Placement
 from equipoise.trace import LoadTrace
 
-_LONGEST = 1e300
+LONGEST = 1e300
+"""Rank times must stay below, so that sums of them do not overflow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,10 +231,15 @@ def split_work(cluster: Cluster, num_experts: int) -> SplitWork:
     return make_split_work(num_experts, cluster.rank_of_slot, np.asarray(cluster.rank_speeds, np.float64))
 
 
-def checked_load(load: npt.ArrayLike | LoadTrace, placement: Placement) -> Floats:
-    """Return a load as read-only float64 [layers, experts]; refuse one that the placement cannot serve."""
+def check_placement(placement: object) -> None:
+    """Refuse what is no Placement."""
     if not isinstance(placement, Placement):
         raise ArgumentError(f"placement is a {type(placement).__name__}", "it must be a Placement", "make or read one")
+
+
+def checked_load(load: npt.ArrayLike | LoadTrace, placement: Placement) -> Floats:
+    """Return a load as read-only float64 [layers, experts]; refuse one that the placement cannot serve."""
+    check_placement(placement)
     checked = placement.fitting_load(load)
     lost = (checked > 0.0) & (placement.replica_count == 0)
     if lost.any():
@@ -243,11 +249,16 @@ def checked_load(load: npt.ArrayLike | LoadTrace, placement: Placement) -> Float
             "every expert with load needs a slot, no token is dropped",
             "plan anew for the ranks that are up",
         )
+    down = ~np.asarray(placement.cluster.alive)[placement.cluster.rank_of_slot]
+    if (placement.expert_of_slot[:, down] != ABSENT).any():
+        raise InvalidPlacementError(
+            "a rank that is down holds experts", "its slots must hold -1", "plan anew for the ranks that are up"
+        )
     with np.errstate(over="ignore"):
         longest = checked.sum(axis=1).max(initial=0.0) / min(placement.cluster.rank_speeds)
-    if not longest <= _LONGEST:
+    if not longest <= LONGEST:
         raise ArgumentError(
-            f"a rank could take {longest:g}", f"times must stay below {_LONGEST:g}", "scale the load or the speeds"
+            f"a rank could take {longest:g}", f"times must stay below {LONGEST:g}", "scale the load or the speeds"
         )
     checked.setflags(write=False)
     return checked

@@ -3,6 +3,8 @@
 - ``nogil``: layers are spread over Python threads, so a kernel must let go of the interpreter lock.
 - ``cache``: compiling takes seconds, an engine's step milliseconds. The cache is keyed by CPU and by source file.
 - ``error_model="numpy"``: division by zero gives inf or nan as in numpy, without a branch a division.
+- no wrappers for names with an underscore, which only kernels call: unpacking a dozen arrays takes longer to compile than many
+  a kernel itself.
 - no ``fastmath``: it lets the compiler reorder sums and fuse multiply-adds, and plans must be the same on any machine.
 - no ``parallel``: its default threading layer aborts the process when two Python threads use it.
 """
@@ -45,6 +47,8 @@ def is_interpreted() -> bool:
 
 
 def _compiled(function: Function, options: dict[str, Any]) -> Function:
+    if function.__name__.startswith("_"):
+        options = options | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     try:
         return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
     except RuntimeError as error:

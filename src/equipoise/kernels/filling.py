@@ -124,10 +124,10 @@ def fill_row(
     tight: Flags,
 ) -> float:
     """Fill one layer's spare slots; return a level that no filling of them and no split can end before."""
-    kept = split_row(held, load, split, fill.base_tokens, fill.base_load, tight)
+    slots[:] = held
+    kept = split_row(slots, load, split, fill.base_tokens, fill.base_load, tight)
     ideal = _ideal(fill, split)
     bound = _bound(home, load, fill, split)
-    slots[:] = held
     source[:] = _NONE
     goal = max(bound, fees.stop_at * ideal) * (1.0 + _ROUNDING)
     if kept > goal:
@@ -367,7 +367,8 @@ def _fill(base: Ints, level: float, most: float, prefer_near: bool, fill: FillWo
         cap[r] = level * speed[r] - fill.base_load[r]
         spare[r] = 0
         for t in range(first_slot[r + 1] - room[r], first_slot[r + 1]):
-            spare[r] += base[t] < 0
+            if base[t] < 0:
+                spare[r] += 1
         spare[r] = min(spare[r], fill.most_received[r])
         if spare[r] > 0 and cap[r] > 0.0:
             waiting = _stand_in_line(r, waiting, line, cap)

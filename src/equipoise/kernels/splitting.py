@@ -27,6 +27,7 @@ class SplitWork(NamedTuple):
     first_slot: Ints  # [ranks + 1] where a rank's slots begin
     speed: Floats  # [ranks]
     pace: Floats  # [ranks] 1 / speed
+    expert: Ints  # [slots] one layer's expert_of_slot, writable, so that one signature of split_row is compiled
     copies: Ints  # [experts] ranks that hold an expert
     first: Ints  # [experts + 1] where an expert's slots begin in ``slot``
     slot: Ints  # [slots] slots by expert, rising, one a rank
@@ -59,6 +60,7 @@ def make_split_work(num_experts: int, rank_of_slot: Ints, speed: Floats) -> Spli
         first_slot,
         speed.copy(),
         1.0 / speed,
+        np.empty(num_slots, np.int64),
         np.empty(num_experts, np.int64),
         np.empty(num_experts + 1, np.int64),
         np.empty(num_slots, np.int64),
@@ -80,7 +82,8 @@ def split_rows(
 ) -> None:
     """Split every layer's load [layers, experts]: what :func:`split_row` writes, a row a layer, and ``bound`` [layers]."""
     for x in range(expert_of_slot.shape[0]):
-        bound[x] = split_row(expert_of_slot[x], load[x], work, tokens[x], rank_load[x], tight[x])
+        work.expert[:] = expert_of_slot[x]
+        bound[x] = split_row(work.expert, load[x], work, tokens[x], rank_load[x], tight[x])
 
 
 @kernel
@@ -129,11 +132,12 @@ def _lay_out(expert: Ints, load: Floats, work: SplitWork, tokens: Floats, rank_l
         if copies[e] == 0 or rank[slot[at - 1]] != rank[s]:
             slot[at] = s
             copies[e] += 1
-        if first[e + 1] - first[e] == 1:
+    for e in range(num_experts):
+        if copies[e] == 1:
+            s = slot[first[e]]
             tokens[s] = load[e]
             rank_load[rank[s]] += load[e]
-    for e in range(num_experts):
-        if copies[e] == 2 and load[e] > 0.0:
+        elif copies[e] == 2 and load[e] > 0.0:
             shared[num_shared] = e
             num_shared += 1
     for e in range(num_experts):
