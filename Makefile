@@ -6,7 +6,7 @@ LOCK := requirements.lock
 DEMO_LOAD := src/equipoise/data/gpt-oss-20b-decode.npz
 DEMO_OUT := build/placement.json
 
-.PHONY: demo test check bench bench-peers bench-unseen bench-proofs test-python test-oldest clean
+.PHONY: demo test check bench bench-peers bench-unseen bench-dispatch bench-proofs test-python test-oldest clean
 
 demo: $(VENV)/.ready ## the main job on the load that ships
 	@mkdir -p $(dir $(DEMO_OUT))
@@ -36,6 +36,9 @@ bench-peers: $(VENV)/.ready-dev ## the same loads planned by the peers' own whee
 
 bench-unseen: $(VENV)/.ready-dev ## what plans reach on windows they have not seen, FlashLB beside ours; ARGS=--others, --quick
 	$(BIN)/python -m benchmarks.out_of_sample $(ARGS)
+
+bench-dispatch: $(VENV)/.ready-dev ## batches on plans that do not know them: dispatch, plans for it, replicas for the batch; ARGS=--quick
+	$(BIN)/python -m benchmarks.dispatching $(ARGS)
 
 bench-proofs: $(VENV)/.ready-dev ## plans and bounds beside an exact solver's, on five real layers a shape
 	$(BIN)/python benchmarks/proofs.py

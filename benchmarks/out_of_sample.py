@@ -31,6 +31,7 @@ from benchmarks.peers.rivals import PEERS, AscendMaker, Ints, initial_placement
 from benchmarks.peers.scoring import as_placement
 from benchmarks.peers.shapes import HEADLINE
 from benchmarks.peers.worker import Setting, Worker
+from benchmarks.rows import Row, check_loads, measure
 from rich.console import Console
 from rich.table import Table
 
@@ -95,16 +96,6 @@ print(json.dumps({"seconds": time.perf_counter() - start, "peaks": peaks, "balan
 
 Not ru_maxrss: a process inherits that from the one that started it.
 """
-
-
-@dataclass(frozen=True)
-class Row:
-    """A measured figure beside its goal; ``is_met`` is None where nothing is asked."""
-
-    what: str
-    goal: str
-    measured: str
-    is_met: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -430,24 +421,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     """Measure and print; exits 1 where a goal is missed."""
     options = parse(arguments)
-    for file in (GLM, GPT_OSS, REQUESTS):
-        if not file.exists():
-            sys.exit(f"benchmarks: {file} is missing; set EQUIPOISE_LOADS to the folder that holds {file.parent.name}")
+    check_loads(GLM, GPT_OSS, REQUESTS)
     console = Console(width=150)
     if options.others:
         console.print(others(options.quick))
         return
-    table = Table(title="out of sample, 1 thread" + ", quick: nothing is judged" * options.quick)
-    for column in ("row", "what", "goal", "measured", "met"):
-        table.add_column(column, justify="left" if column in ("row", "what") else "right")
-    missed = False
-    for number in options.rows:
-        console.log(f"row {number}")
-        for row in ROWS[number](options.quick):
-            is_met = None if options.quick else row.is_met
-            missed |= is_met is False
-            table.add_row(number, row.what, row.goal, row.measured, "" if is_met is None else "met" if is_met else "MISSED")
-    console.print(table)
+    missed = measure("out of sample, 1 thread", ROWS, options.rows, options.quick, console)
     if "2" in options.rows:
         console.print(every_forecaster(options.quick))
     sys.exit(missed)

@@ -268,7 +268,7 @@ def test_help_and_version(run):
     for arguments in ((), ("--help",)):
         code, out, _ = run(*arguments)
         assert code == 0
-        assert all(name in out for name in ("inspect", "plan", "compare", "simulate", "warmup"))
+        assert all(name in out for name in ("inspect", "plan", "dispatch", "compare", "simulate", "warmup"))
     assert run("--version") == (0, f"equipoise {equipoise.__version__}\n", "")
 
 
@@ -294,6 +294,9 @@ def test_options_grow_by_decision_only():
     assert _options("compare") == sorted(
         [*common, *shape, "--candidates", "--effort", "--expert-bytes", "--noise", "--packing", "--rounds", *chains]
     )
+    batch = ["--gain-per-move", "--max-received", "--prefer-near", "--spare-slots", "--stop-at"]
+    moves = ["--bandwidth", "--expert-bytes", "--node-bandwidth", "--seconds-per-token"]
+    assert _options("dispatch") == sorted([*common, *batch, *moves, "--last", "--out", "--tables", "--window"])
     cluster = ["--down", "--groups", "--locality", "--nodes", "--ranks", "--slots", "--speeds"]
     replay = [
         "--batches",

@@ -11,6 +11,7 @@ import typer
 
 from equipoise import __version__
 from equipoise.cli.compare import CURVE, compare
+from equipoise.cli.dispatch import dispatch
 from equipoise.cli.inspect import inspect
 from equipoise.cli.plan import plan
 from equipoise.cli.simulate import simulate
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (inspect, plan, compare, simulate, warmup):
+for command in (inspect, plan, dispatch, compare, simulate, warmup):
     app.command()(command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from equipoise.cluster import Cluster
 from equipoise.dispatching.splitting import checked_load, shares_of, split_work, times_of
 from equipoise.errors import ArgumentError
 from equipoise.kernels.filling import Fees, FillWork, fill_rows, make_fill_work, time_of_links
+from equipoise.kernels.splitting import SplitWork
 from equipoise.kernels.types import Flags, Floats, Ints
 from equipoise.placement import ABSENT, Placement
 from equipoise.trace import LoadTrace
@@ -171,19 +173,13 @@ def plan_batch(
     ([[4.0, 4.0, 4.0, 4.0]], [2], [[0, -1, 1, -1, 2, 0, 3, 0]])
     """
     checked = checked_load(load, home)
-    fees = _fees(stop_at, gain_per_move, move_time, prefer_near)
-    most = _checked_spare(spare_slots, home)
-    if max_received is not None:
-        most = check_integer("max_received", max_received, 0)
-    cluster = with_spare_slots(home.cluster, spare_slots)
-    at_home = spread_home(home, cluster)
-    before = at_home if held is None else _checked_held(held, home, at_home, cluster)
-    fill = make_batch_work(cluster, home.num_experts, home.cluster, most)
+    setting = batch_setting(home, spare_slots, stop_at, gain_per_move, max_received, move_time, prefer_near)
+    cluster, at_home, fees, fill, split = setting
+    before = at_home if held is None else checked_held(held, home, setting)
     slots = np.empty_like(at_home)
     source, tokens = np.empty_like(at_home), np.empty(at_home.shape)
     rank_load, bound = np.empty((home.num_layers, cluster.num_ranks)), np.empty(home.num_layers)
     tight = np.empty(rank_load.shape, np.bool_)
-    split = split_work(cluster, home.num_experts)
     fill_rows(at_home, before, checked, fees, fill, split, slots, source, tokens, rank_load, bound, tight)
     placement = Placement(slots, cluster, home.num_experts)
     moves = (source >= 0).sum(axis=1)
@@ -199,6 +195,58 @@ def plan_batch(
         move_time=_times_to_move(slots, source, fees, cluster),
         **times_of(checked, rank_load, bound, cluster),
     )
+
+
+class BatchSetting(NamedTuple):
+    """What holds for all batches over one home, and the scratch of one thread."""
+
+    cluster: Cluster  # with the spare slots
+    at_home: Ints  # [layers, slots] ABSENT in the spare slots
+    fees: Fees
+    fill: FillWork
+    split: SplitWork
+
+
+def batch_setting(
+    home: Placement,
+    spare_slots: int,
+    stop_at: float | None,
+    gain_per_move: float,
+    max_received: int | None,
+    move_time: MoveTime | None,
+    prefer_near: bool,
+) -> BatchSetting:
+    """Check what :func:`plan_batch` is told beside the load, and make all that batches share."""
+    fees = _fees(stop_at, gain_per_move, move_time, prefer_near)
+    most = _checked_spare(spare_slots, home)
+    if max_received is not None:
+        most = check_integer("max_received", max_received, 0)
+    cluster = with_spare_slots(home.cluster, spare_slots)
+    fill = make_batch_work(cluster, home.num_experts, home.cluster, most)
+    return BatchSetting(cluster, spread_home(home, cluster), fees, fill, split_work(cluster, home.num_experts))
+
+
+def checked_held(held: Placement, home: Placement, setting: BatchSetting) -> Ints:
+    """Return what slots hold [layers, slots]; refuse what is not home with its spare slots."""
+    cluster, at_home = setting.cluster, setting.at_home
+    if not isinstance(held, Placement):
+        raise ArgumentError(f"held is a {type(held).__name__}", "it must be a Placement", "pass the last batch's placement")
+    found, wanted = (held.num_layers, held.num_experts), (home.num_layers, home.num_experts)
+    if found != wanted or held.cluster != cluster:
+        raise ArgumentError(
+            f"held has {found[0]} layers of {found[1]} experts on {held.cluster.num_slots} slots",
+            f"home with its spare slots has {wanted[0]} of {wanted[1]} on {cluster.num_slots}, on the same ranks",
+            "pass the placement of the last batch",
+        )
+    moved = (at_home != ABSENT) & (held.expert_of_slot != at_home)
+    if moved.any():
+        layer, slot = (int(i) for i in np.argwhere(moved)[0])
+        raise ArgumentError(
+            f"held has expert {held.expert_of_slot[layer, slot]} in layer {layer}, slot {slot}",
+            f"home has expert {at_home[layer, slot]} there, and home stays",
+            "leave held out after home has changed",
+        )
+    return held.expert_of_slot  # type: ignore[no-any-return]
 
 
 def with_spare_slots(cluster: Cluster, spare_slots: int) -> Cluster:
@@ -257,27 +305,6 @@ def _fees(stop_at: float | None, gain_per_move: float, move_time: MoveTime | Non
         )
     near, far = (0.0, 0.0) if move_time is None else (move_time.tokens(is_near=True), move_time.tokens(is_near=False))
     return Fees(float(gain_per_move), near, far, 0.0 if stop_at is None else float(stop_at), bool(prefer_near))
-
-
-def _checked_held(held: Placement, home: Placement, at_home: Ints, cluster: Cluster) -> Ints:
-    if not isinstance(held, Placement):
-        raise ArgumentError(f"held is a {type(held).__name__}", "it must be a Placement", "pass the last batch's placement")
-    found, wanted = (held.num_layers, held.num_experts), (home.num_layers, home.num_experts)
-    if found != wanted or held.cluster != cluster:
-        raise ArgumentError(
-            f"held has {found[0]} layers of {found[1]} experts on {held.cluster.num_slots} slots",
-            f"home with its spare slots has {wanted[0]} of {wanted[1]} on {cluster.num_slots}, on the same ranks",
-            "pass the placement of the last batch",
-        )
-    moved = (at_home != ABSENT) & (held.expert_of_slot != at_home)
-    if moved.any():
-        layer, slot = (int(i) for i in np.argwhere(moved)[0])
-        raise ArgumentError(
-            f"held has expert {held.expert_of_slot[layer, slot]} in layer {layer}, slot {slot}",
-            f"home has expert {at_home[layer, slot]} there, and home stays",
-            "leave held out after home has changed",
-        )
-    return held.expert_of_slot  # type: ignore[no-any-return]
 
 
 def _times_to_move(slots: Ints, source: Ints, fees: Fees, cluster: Cluster) -> Floats:

@@ -45,6 +45,7 @@ class FillWork(NamedTuple):
     received: Floats  # [ranks]
     largest: Ints  # [experts]
     is_full: Flags  # [ranks]
+    has_replicas: Flags  # [1] whether ``base`` has an expert on several ranks
 
 
 class Fees(NamedTuple):
@@ -80,6 +81,7 @@ def make_fill_work(num_experts: int, rank_of_slot: Ints, node: Ints, is_up: Flag
         np.empty(num_ranks, np.float64),
         np.empty(num_experts, np.int64),
         np.empty(num_ranks, np.bool_),
+        np.empty(1, np.bool_),
     )
 
 
@@ -187,6 +189,7 @@ def _improve(
 ) -> float:
     """Fill the empty slots of ``base`` where that costs less than ``least``; return the least cost then."""
     _line_up(split, fill)
+    fill.has_replicas[0] = split.copies.max() > 1
     if fees.stop_at > 0.0:
         return _reach(base, held, before, max(bound, fees.stop_at * ideal), least, fees, fill, split, slots, source)
     return _search(base, held, before, bound, ideal, least, fees, fill, split, slots, source)
@@ -359,6 +362,7 @@ def _fill(base: Ints, level: float, most: float, prefer_near: bool, fill: FillWo
     """Fill spare slots so that no rank ends after ``level``; return the replicas received, or -1 where it cannot be kept."""
     slots, tokens, source, cap, spare, line = fill.slots, fill.tokens, fill.source, fill.cap, fill.spare, fill.line
     order, node, room, first_slot, speed = fill.order, fill.node, fill.room, split.first_slot, split.speed
+    has_replicas = fill.has_replicas[0]
     slots[:] = base
     source[:] = _NONE
     tokens[:] = fill.base_tokens
@@ -390,11 +394,13 @@ def _fill(base: Ints, level: float, most: float, prefer_near: bool, fill: FillWo
             if prefer_near:
                 place = _nearest_in_line(place, waiting, line, node, giver)
             taker = line[place]
-            s = _slot_that_fits(base, slots, tokens, cap[taker], first_slot, giver, taker)
-            if s == _NONE:
-                return -1
-            amount = min(cap[taker], tokens[s])
             t = first_slot[taker + 1] - room[taker]
+            may_hold = has_replicas or slots[t] >= 0
+            s = _slot_that_fits(base, slots, tokens, cap[taker], first_slot, giver, taker, may_hold)
+            if s == _NONE:
+                waiting = _leave_line(place, waiting, line)
+                continue
+            amount = min(cap[taker], tokens[s])
             while slots[t] >= 0:
                 t += 1
             slots[t] = slots[s]
@@ -452,7 +458,9 @@ def _nearest_in_line(place: int, waiting: int, line: Ints, node: Ints, giver: in
 
 
 @part
-def _slot_that_fits(base: Ints, slots: Ints, tokens: Floats, room: float, first_slot: Ints, giver: int, taker: int) -> int:
+def _slot_that_fits(
+    base: Ints, slots: Ints, tokens: Floats, room: float, first_slot: Ints, giver: int, taker: int, may_hold: bool
+) -> int:
     """Return the giver's slot with the fewest tokens that fill the room, else with most, of an expert the taker has not."""
     best = _NONE
     for s in range(first_slot[giver], first_slot[giver + 1]):
@@ -465,8 +473,9 @@ def _slot_that_fits(base: Ints, slots: Ints, tokens: Floats, room: float, first_
             elif tokens[s] <= tokens[best]:
                 continue
         is_there = False
-        for t in range(first_slot[taker], first_slot[taker + 1]):
-            is_there |= slots[t] == slots[s]
+        if may_hold:
+            for t in range(first_slot[taker], first_slot[taker + 1]):
+                is_there |= slots[t] == slots[s]
         if not is_there:
             best = s
     return best

@@ -19,11 +19,14 @@ from equipoise.kernels.types import Floats, Ints
 from equipoise.placement import Placement
 from equipoise.planning.backtesting import forecast_load
 from equipoise.planning.bounds import gap, without_rounding
+from equipoise.planning.connecting import plan_for_dispatch
 from equipoise.planning.efforts import EFFORTS
 from equipoise.planning.layers import plan_layers
 from equipoise.planning.problem import Locality, Problem, make_problem
 from equipoise.planning.scenarios import mean_load, plan_for_scenarios
 from equipoise.trace import LoadTrace
+
+DISPATCHES = ("equal", "optimal")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,8 @@ class Plan:
         As given to :func:`plan`.
     num_loads : int
         Loads planned for together; 1 but for forecasts of several.
+    dispatch : "equal" or "optimal"
+        The split that the figures are under, and that was planned for.
     is_reproducible : bool
         False where an exact solver, stopped by the clock, had a part in it.
     """
@@ -78,6 +83,7 @@ class Plan:
     seed: int
     cost: RankCost
     num_loads: int = 1
+    dispatch: str = "equal"
     is_reproducible: bool = True
 
     @property
@@ -134,7 +140,11 @@ def plan(
         ``quantile:8,0.75``, ``auto``, or several loads at once: ``scenarios:8``, ``steps`` (all of ``load``'s), ``robust:8``
         (:mod:`equipoise.forecasting`). The figures of the plan are then on the forecast; of several loads, means over them
         (so ``balancedness`` is the sum of ideals over the sum of mean largest times).
-    previous, budget, max_moves, dispatch
+    dispatch : "equal" or "optimal"
+        How batches will be split over replicas. Under ``optimal`` (:func:`equipoise.dispatch` on every batch) replicas and their
+        ranks are chosen so that what comes next can be split level; where a forecast is named, the steps of ``load`` are looked
+        at as past windows. Without a locality rule, at a cost of tokens alone.
+    previous, budget, max_moves
         Kept for what this version cannot do yet; anything but the default is refused.
     seed : int
         In [0, 2**63); no step draws random numbers, so it changes nothing.
@@ -167,13 +177,18 @@ def plan(
     """
     _refuse_unsupported(previous=previous, budget=budget, max_moves=max_moves)
     check_choice("effort", effort, tuple(EFFORTS))
-    check_choice("dispatch", dispatch, ("equal",))
+    check_choice("dispatch", dispatch, DISPATCHES)
     check_seed(seed)
     trace = load if isinstance(load, LoadTrace) else LoadTrace(load)  # type: ignore[arg-type]
     problem = make_problem(trace, cluster, num_groups, locality, TOKENS if cost is None else cost)
     home_share = _checked_home_share(problem, constraints)
     expected = problem.load if forecast is None else forecast_load(trace, problem, forecast)
-    if expected.ndim == 3:
+    num_loads = len(expected) if expected.ndim == 3 else 1
+    if dispatch == "optimal":
+        windows = expected if expected.ndim == 3 else trace.load if forecast is not None else trace.load[:0]
+        problem = replace(problem, load=mean_load(expected) if expected.ndim == 3 else expected)
+        found = plan_for_dispatch(problem, windows, effort, num_threads)
+    elif expected.ndim == 3:
         problem = replace(problem, load=mean_load(expected))
         found = plan_for_scenarios(problem, expected, effort, num_threads)
     else:
@@ -199,7 +214,8 @@ def plan(
         effort=effort,
         seed=seed,
         cost=problem.cost,
-        num_loads=len(expected) if expected.ndim == 3 else 1,
+        num_loads=num_loads,
+        dispatch=dispatch,
     )
 
 

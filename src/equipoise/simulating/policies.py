@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
@@ -20,8 +21,9 @@ from equipoise.kernels.types import Floats
 from equipoise.placement import Placement
 from equipoise.planning.backtesting import Backtest
 from equipoise.planning.comparing import pack_as_published
+from equipoise.planning.connecting import WINDOWS, plan_for_dispatch
 from equipoise.planning.efforts import EFFORTS
-from equipoise.planning.planner import plan
+from equipoise.planning.planner import DISPATCHES, plan
 from equipoise.planning.problem import make_problem, spread_slots
 from equipoise.planning.published import named_composition, split_name
 from equipoise.planning.scenarios import mean_load
@@ -77,6 +79,8 @@ class PlannedPolicy:
         Whether a plan is worth it when its time has come (:mod:`equipoise.simulating.triggers`).
     num_groups, locality, home_share
         As for :func:`equipoise.plan`.
+    planned_for : "equal" or "optimal"
+        The split that our planner plans for (``dispatch`` of :func:`equipoise.plan`).
     dispatch : str, optional
         How its tokens are split (:mod:`equipoise.simulating.rules`); default: the simulation's rule.
     seed : int
@@ -99,6 +103,7 @@ class PlannedPolicy:
     num_groups: int = field(default=1, metadata={"text": "groups"})
     locality: str = "none"
     home_share: float | None = None
+    planned_for: str = "equal"
     dispatch: str | None = None
     seed: int = 0
     label: str = ""
@@ -107,6 +112,7 @@ class PlannedPolicy:
         make_forecaster(self.forecast)
         make_trigger(self.trigger)
         check_choice("effort", self.effort, tuple(EFFORTS))
+        check_choice("planned_for", self.planned_for, DISPATCHES)
         check_integer("every", self.every, ONCE)
         check_seed(self.seed)
         if self.dispatch is not None:
@@ -143,12 +149,16 @@ class PlannedPolicy:
             return cluster
         return replace(cluster, slots_per_rank=spread_slots(self.slots, cluster.num_ranks))
 
-    def plan_for(self, load: Floats, cluster: Cluster) -> Placement:
+    def plan_for(self, load: Floats, cluster: Cluster, windows: Sequence[Floats] = ()) -> Placement:
         """Plan with this policy's planner for a load [layers, experts] or for several, on ``cluster`` as it is.
 
-        Published packings plan for the mean of several.
+        Published packings plan for the mean of several. ``windows`` are the last ones, for plans for optimal dispatch.
         """
         groups, locality = self.num_groups, self.locality
+        if self.planner == OURS and self.planned_for == "optimal":
+            several = load if load.ndim == 3 else np.array(windows).reshape(-1, *load.shape)
+            problem = make_problem(mean_load(load) if load.ndim == 3 else load, cluster, groups, locality)
+            return Placement(plan_for_dispatch(problem, several, self.effort).slots, cluster, problem.num_experts)
         if self.planner != OURS:
             load = mean_load(load) if load.ndim == 3 else load
             return pack_as_published(load, cluster, self.planner, num_groups=groups, locality=locality, seed=self.seed)
@@ -172,10 +182,12 @@ class _PlannedActor:
         self._memory = memory
         self._trigger = trigger
         self._placement: Placement | None = None
+        self._windows: deque[Floats] = deque(maxlen=WINDOWS if policy.planned_for == "optimal" else 0)
         self._seen = 0
 
     def observe(self, load: Floats) -> None:
         self._memory.observe(load)
+        self._windows.append(load)
         self._last = load
         self._seen += 1
 
@@ -186,7 +198,7 @@ class _PlannedActor:
         if self._placement is not None and not self._trigger.is_due(self._placement, self._last):
             return None
         expected = self._memory.forecast()
-        found = self._policy.plan_for(expected, self._cluster)
+        found = self._policy.plan_for(expected, self._cluster, self._windows)
         if self._placement is not None and not self._trigger.is_worth_it(self._placement, found, expected):
             return None
         self._placement = found
