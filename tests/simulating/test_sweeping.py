@@ -143,10 +143,10 @@ def test_failed_simulations_are_not_kept(tmp_path, monkeypatch):
 
     usual = PlannedPolicy.plan_for
 
-    def failing(self, load, cluster):
+    def failing(self, load, cluster, windows=()):
         if len(load) == 2:
             raise MemoryError("for now")
-        return usual(self, load, cluster)
+        return usual(self, load, cluster, windows)
 
     with monkeypatch.context() as patched:
         patched.setattr(PlannedPolicy, "plan_for", failing)
