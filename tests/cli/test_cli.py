@@ -289,7 +289,7 @@ def test_options_grow_by_decision_only():
     assert _options("inspect") == _options("warmup") == common
     ranks = ["--down", "--effort", "--home-share", "--speeds"]
     proofs = ["--prove", "--prove-layers", "--prove-seconds"]
-    assert _options("plan") == sorted([*common, *shape, *ranks, *proofs, "--forecast", "--out", "--threads"])
+    assert _options("plan") == sorted([*common, *shape, *ranks, *proofs, "--dispatch", "--forecast", "--out", "--threads"])
     chains = ["--dispatch", "--explain", "--level", "--policy"]
     assert _options("compare") == sorted(
         [*common, *shape, "--candidates", "--effort", "--expert-bytes", "--noise", "--packing", "--rounds", *chains]

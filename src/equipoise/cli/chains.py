@@ -45,13 +45,13 @@ def show_chains(
         print_json({**setting, "chains": [_as_json(chain) for chain in chains]})
     elif not quiet:
         for chain in chains:
-            _show(chain, dispatch)
+            _show(chain)
 
 
-def _show(chain: Chain, dispatch: str) -> None:
+def _show(chain: Chain) -> None:
     reached = chain.balancedness
     table(
-        f"{chain.policy}, {chain.num_slots} slots, dispatch {dispatch}: tokens of the largest {chain.level}s",
+        f"{chain.policy}, {chain.num_slots} slots, dispatch {chain.dispatch}: tokens of the largest {chain.level}s",
         ["term", "what it adds", "tokens", "share", "balance so far"],
         [
             [
@@ -75,6 +75,7 @@ def _as_json(chain: Chain) -> dict[str, Any]:
         "policy": chain.policy,
         "level": chain.level,
         "slots": chain.num_slots,
+        "dispatch": chain.dispatch,
         "total": chain.total,
         "terms": chain.terms,
         "balancedness": chain.balancedness,

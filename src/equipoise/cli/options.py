@@ -26,12 +26,16 @@ Policies = Annotated[
     typer.Option(
         metavar="POLICY",
         help="What plans: a forecast (last, mean:8, exponential:0.5,0.5, quantile:8,0.75, auto, robust:8) and settings "
-        "(effort=, planner=, slots=, every=, trigger=, groups=, locality=), or a placement file. Repeat it to compare. "
+        "(effort=, planner=, slots=, every=, trigger=, groups=, locality=, dispatch=, planned_for=), or a placement file. "
+        "Repeat it to compare. "
         "Default: last and auto.",
     ),
 ]
 Dispatch = Annotated[
-    str, typer.Option(help="How an expert's tokens are split over its replicas: equal, hash, round_robin or nearest.")
+    str,
+    typer.Option(
+        help="How an expert's tokens are split over its replicas: equal, hash, round_robin, nearest, optimal, or batch:N."
+    ),
 ]
 ExpertBytes = Annotated[str | None, typer.Option(metavar="B", help="Size of one expert of one layer, such as 44MB.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of random choices.")]

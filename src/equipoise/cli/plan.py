@@ -15,6 +15,7 @@ from equipoise.cli.output import out, percent, print_json, progress_bar, table, 
 from equipoise.cli.selecting import read_part
 from equipoise.cli.shaping import make_cluster, whole_numbers
 from equipoise.constraints import Constraints
+from equipoise.dispatching.splitting import dispatch as split
 from equipoise.errors import ArgumentError
 from equipoise.files.placements import check_ending
 from equipoise.forecasting.naming import make_forecaster
@@ -48,6 +49,9 @@ def plan(
         str | None,
         typer.Option(metavar="NAME", help="Plan for what past steps (or windows) say of the next: last, mean:8, auto, ..."),
     ] = None,
+    dispatch: Annotated[
+        str, typer.Option(help="How batches will be split over replicas: equal, or optimal (by equipoise dispatch).")
+    ] = "equal",
     seed: options.Seed = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads over layers; the plan does not depend on it.")] = 1,
     out_file: Annotated[
@@ -81,7 +85,7 @@ def plan(
     constraints = None if home_share is None else Constraints(home_share)
     make_problem(trace, cluster, groups, locality)  # says what is wrong before seconds go into compiling
     with working("compiling, once a machine", quiet=quiet or json):
-        warm_up(everything=False)
+        warm_up(everything=False, dispatch=dispatch)
     start = perf_counter()
     result = make_plan(
         trace,
@@ -90,6 +94,7 @@ def plan(
         locality=locality,
         effort=effort,
         forecast=forecast,
+        dispatch=dispatch,
         constraints=constraints,
         seed=seed,
         num_threads=threads,
@@ -124,12 +129,21 @@ def _in_id_order(result: Plan) -> Placement:
     return Placement(np.tile(experts, (placement.num_layers, 1)), cluster, placement.num_experts)
 
 
+def _before(result: Plan) -> tuple[float, float]:
+    """Return balancedness and worst layer of what engines start from, under the plan's dispatch."""
+    placement = _in_id_order(result)
+    found = split(result.load, placement) if result.dispatch == "optimal" else None
+    if found is not None:
+        return found.balancedness, found.worst_layer
+    return placement.balancedness(result.load), placement.worst_layer(result.load)
+
+
 def _summary(trace: LoadTrace, result: Plan, seconds: float, forecast: str | None) -> dict[str, object]:
     placement, cluster = result.placement, result.placement.cluster
     bound = float(result.bound.sum())
     return {
         "balancedness": result.balancedness,
-        "balancedness_before": _in_id_order(result).balancedness(result.load) if result.num_loads == 1 else float("nan"),
+        "balancedness_before": _before(result)[0] if result.num_loads == 1 else float("nan"),
         "worst_layer": result.worst_layer,
         "p5_layer": result.fifth_percentile,
         "scored": "in-sample" if forecast is None else f"forecast {forecast}",
@@ -145,6 +159,7 @@ def _summary(trace: LoadTrace, result: Plan, seconds: float, forecast: str | Non
         "groups": result.num_groups,
         "locality": result.locality,
         "effort": result.effort,
+        "dispatch": result.dispatch,
         "is_reproducible": result.is_reproducible,
         "home_share": float(result.home_share.min()),
         "strict_balancedness": result.strict_balancedness,
@@ -169,10 +184,10 @@ def _show(part: str, result: Plan, summary: dict[str, object]) -> None:
     )
     scored = str(summary["scored"])
     on = "the load planned for (in-sample)" if scored == "in-sample" else f"the {scored}, not on any load"
-    worst_before = _in_id_order(result).worst_layer(result.load)
-    before = ["before: slots in id order", percent(_number(summary, "balancedness_before")), percent(worst_before)]
+    before = ["before: slots in id order", percent(_number(summary, "balancedness_before")), percent(_before(result)[1])]
+    under = "" if result.dispatch == "equal" else f", under {result.dispatch} dispatch"
     table(
-        f"Balancedness on {on}: mean over largest rank load, 100 % is perfect",
+        f"Balancedness on {on}{under}: mean over largest rank load, 100 % is perfect",
         ["placement", "all layers", "worst layer"],
         [
             *([before] if result.num_loads == 1 else []),

@@ -142,8 +142,8 @@ def plan(
         (so ``balancedness`` is the sum of ideals over the sum of mean largest times).
     dispatch : "equal" or "optimal"
         How batches will be split over replicas. Under ``optimal`` (:func:`equipoise.dispatch` on every batch) replicas and
-        their ranks are chosen so that what comes next can be split level; where a forecast is named, the steps of ``load`` are looked
-        at as past windows. Without a locality rule, at a cost of tokens alone.
+        their ranks are chosen so that what comes next can be split level; where a forecast is named, the steps of ``load``
+        are looked at as past windows. Without a locality rule, at a cost of tokens alone.
     previous, budget, max_moves
         Kept for what this version cannot do yet; anything but the default is refused.
     seed : int

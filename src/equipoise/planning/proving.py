@@ -81,6 +81,10 @@ def prove(
     if not seconds > 0:
         raise ArgumentError(f"seconds is {seconds}", "it must be > 0", "give each layer some time, such as 30")
     check_integer("num_workers", num_workers)
+    if result.dispatch != "equal":
+        raise NotSupportedError(
+            f"the plan is for {result.dispatch} dispatch", "proofs are of plans for an even split", "plan with dispatch equal"
+        )
     if result.num_loads > 1:
         raise NotSupportedError(
             f"the plan is for {result.num_loads} loads at once", "proofs are of plans for one load", "plan for one of them"

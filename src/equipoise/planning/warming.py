@@ -12,7 +12,7 @@ from equipoise.planning.planner import plan
 from equipoise.planning.published import CONSTRUCTORS, REFINERS, balanced_packing
 
 
-def warm_up(*, everything: bool = True) -> None:
+def warm_up(*, everything: bool = True, dispatch: str = "equal") -> None:
     """Run every kernel once on a toy, so that each is compiled and cached; or only those of plan() without a forecast.
 
     Seconds the first time on a machine, a fraction of one after. Call it before an engine's first step, never inside.
@@ -23,6 +23,8 @@ def warm_up(*, everything: bool = True) -> None:
     plan(load, Cluster(num_ranks=4, slots_per_rank=5))
     plan(load, Cluster(num_ranks=4, slots_per_rank=5, num_nodes=2), num_groups=4, locality="strict")
     plan(load[:, :7], Cluster(num_ranks=4, slots_per_rank=2), effort="best")
+    if everything or dispatch == "optimal":
+        plan(load, Cluster(num_ranks=4, slots_per_rank=5), dispatch="optimal")
     if everything:
         plan(np.tile(load[0], (6, 1, 1)), Cluster(num_ranks=4, slots_per_rank=5), forecast="robust:2")
         unequal = Cluster(num_ranks=4, slots_per_rank=5, num_nodes=2, rank_speeds=[1, 1, 2, 2])

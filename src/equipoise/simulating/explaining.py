@@ -62,6 +62,7 @@ class Chain:
     level: Level
     num_slots: int
     tokens: Floats
+    dispatch: str = "equal"
 
     @property
     def terms(self) -> dict[str, float]:
@@ -118,13 +119,14 @@ def explain(
     made = {policy.name: policy for policy in make_policies(policies)}
     columns: dict[tuple[str, Level], list[Floats]] = {(name, level): [] for name in made for level in levels}
     slots: dict[str, int] = {}
+    rules: dict[str, str] = {}
     usual = PlannedPolicy(num_groups=num_groups, locality=locality)
 
     def take_apart(name: str, met: Met) -> None:
         policy = made[name] if isinstance(made[name], PlannedPolicy) else usual
         assert isinstance(policy, PlannedPolicy)
         known = policy.plan_for(met.load, _plannable(met.served.placement))
-        slots[name] = met.served.placement.cluster.num_slots
+        slots[name], rules[name] = met.served.placement.cluster.num_slots, met.rule.name
         for level in levels:
             columns[name, level].append(_column(policy, known, met, level))
 
@@ -132,7 +134,11 @@ def explain(
     for result in found.policies:
         if result.failure:
             raise ArgumentError(result.failure, "only a policy that goes all the way can be explained", "mend or drop it")
-    return [Chain(name, level, slots[name], np.stack(columns[name, level], axis=1)) for name in made for level in levels]
+    return [
+        Chain(name, level, slots[name], np.stack(columns[name, level], axis=1), rules[name])
+        for name in made
+        for level in levels
+    ]
 
 
 def _plannable(placement: Placement) -> Cluster:

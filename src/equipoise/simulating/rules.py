@@ -65,6 +65,8 @@ BATCH = "batch"
 :func:`equipoise.plan_batch`; moves are counted, and taken only where they save time under the time model."""
 
 RULES = (*SPLITS, BATCH)
+ENGINES = ("equal", "hash", "round_robin", "nearest")
+"""What engines do by themselves."""
 
 
 @dataclass(frozen=True, eq=False)
