@@ -133,7 +133,8 @@ def plan_batch(
     spare_slots : int
         Slots beside its home that each rank which is up has, >= 1.
     stop_at : float, optional
-        Largest over ideal rank time that is good enough, >= 1: the filling with few moves that reaches it, or comes nearest.
+        Largest over ideal rank time that is good enough, >= 1: the filling with few moves that reaches it, or comes nearest, as
+        far as moves pay.
     gain_per_move : float
         Part of the ideal time that a move must save, >= 0. The default leaves out moves nobody would notice; 0 takes any.
     max_received : int, optional
@@ -219,8 +220,9 @@ def batch_setting(
     """Check what :func:`plan_batch` is told beside the load, and make all that batches share."""
     fees = _fees(stop_at, gain_per_move, move_time, prefer_near)
     most = _checked_spare(spare_slots, home)
-    if max_received is not None:
-        most = check_integer("max_received", max_received, 0)
+    if max_received is not None and check_integer("max_received", max_received, 0) > most:
+        raise ArgumentError(f"max_received is {max_received}", f"a rank has {most} spare slots", f"take at most {most}")
+    most = most if max_received is None else int(max_received)
     cluster = with_spare_slots(home.cluster, spare_slots)
     fill = make_batch_work(cluster, home.num_experts, home.cluster, most)
     return BatchSetting(cluster, spread_home(home, cluster), fees, fill, split_work(cluster, home.num_experts))
@@ -245,6 +247,13 @@ def checked_held(held: Placement, home: Placement, setting: BatchSetting) -> Int
             f"held has expert {held.expert_of_slot[layer, slot]} in layer {layer}, slot {slot}",
             f"home has expert {at_home[layer, slot]} there, and home stays",
             "leave held out after home has changed",
+        )
+    twice = np.flatnonzero(held.duplicates > home.duplicates)
+    if twice.size:
+        raise ArgumentError(
+            f"held has an expert twice on a rank in layer {twice[0]}",
+            "no spare slot may repeat what its rank holds",
+            "pass the placement of the last batch",
         )
     return held.expert_of_slot  # type: ignore[no-any-return]
 

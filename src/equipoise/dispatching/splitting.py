@@ -60,7 +60,8 @@ class Dispatch:
         How each source rank splits its own tokens, where the load of each was given: as many as can stay on their rank, then
         on their node.
     crossing, crossing_evenly : float64 [layers] or None
-        Tokens that leave their node so; and if every rank split its tokens by the shares of a split that knows no sources.
+        Tokens that leave their node so; and if every rank split its tokens by the shares of a split that knows no sources. What
+        is kept low is 1 for a token that leaves its rank and 9 for one that leaves its node, so the first need not be lower.
     """
 
     placement: Placement
@@ -206,6 +207,12 @@ def proven_level(load: npt.ArrayLike, placement: Placement, tight: npt.ArrayLike
     """
     inside = np.asarray(tight, bool)
     slots, cluster = placement.expert_of_slot, placement.cluster
+    if inside.shape != (placement.num_layers, cluster.num_ranks):
+        raise ArgumentError(
+            f"tight has shape {list(inside.shape)}",
+            f"it must be [{placement.num_layers} layers, {cluster.num_ranks} ranks]",
+            "pass sets of ranks of this placement",
+        )
     outside = ~inside[:, cluster.rank_of_slot] & (slots >= 0)
     can_leave = np.zeros((placement.num_layers, placement.num_experts), bool)
     layer, slot = np.nonzero(outside)

@@ -129,13 +129,14 @@ def fill_row(
     slots[:] = held
     kept = split_row(slots, load, split, fill.base_tokens, fill.base_load, tight)
     ideal = _ideal(fill, split)
-    bound = _bound(home, load, fill, split)
+    bound = _bound(home, held, load, fill, split)
     source[:] = _NONE
     goal = max(bound, fees.stop_at * ideal) * (1.0 + _ROUNDING)
     if kept > goal:
         _choose(home, held, load, kept, bound, ideal, fees, fill, split, slots, source, tight)
     split_row(slots, load, split, tokens, rank_load, tight)
-    _drop_unused(held, tokens, slots, source)
+    while _drop_unused(held, tokens, slots, source):
+        split_row(slots, load, split, tokens, rank_load, tight)
     return bound
 
 
@@ -191,7 +192,8 @@ def _improve(
     _line_up(split, fill)
     fill.has_replicas[0] = split.copies.max() > 1
     if fees.stop_at > 0.0:
-        return _reach(base, held, before, max(bound, fees.stop_at * ideal), least, fees, fill, split, slots, source)
+        aim = max(bound, fees.stop_at * ideal)
+        return _reach(base, held, before, aim, ideal, least, fees, fill, split, slots, source)
     return _search(base, held, before, bound, ideal, least, fees, fill, split, slots, source)
 
 
@@ -213,9 +215,9 @@ def _keep(held: Ints, fill: FillWork, split: SplitWork, slots: Ints, source: Int
     source[:] = fill.source
     for r in range(room.shape[0]):
         begin, end = first_slot[r + 1] - room[r], first_slot[r + 1]
-        for s in range(begin, end):
-            for t in range(begin, end):
-                if slots[s] >= 0 and slots[s] == held[t] and slots[s] != held[s]:
+        for t in range(begin, end):
+            for s in range(begin, end):
+                if slots[s] >= 0 and slots[s] == held[t] and s != t:
                     slots[s], slots[t] = slots[t], slots[s]
                     source[s], source[t] = source[t], source[s]
         for s in range(begin, end):
@@ -227,12 +229,15 @@ def _keep(held: Ints, fill: FillWork, split: SplitWork, slots: Ints, source: Int
 
 
 @kernel
-def _drop_unused(held: Ints, tokens: Floats, slots: Ints, source: Ints) -> None:
-    """Undo moves of replicas that get no tokens."""
+def _drop_unused(held: Ints, tokens: Floats, slots: Ints, source: Ints) -> bool:
+    """Undo moves of replicas that get no tokens; whether that puts back others, over which to split anew."""
+    is_back = False
     for s in range(slots.shape[0]):
         if source[s] >= 0 and tokens[s] <= 0.0:
             slots[s] = held[s]
             source[s] = _NONE
+            is_back |= held[s] >= 0
+    return is_back
 
 
 @kernel
@@ -270,7 +275,8 @@ def _search(
     most = before / ideal - 1.0
     best = min(max(_EXCESS_A_MOVE * fees.of_move, _START), 0.7 * most)
     lowest, excess, factor, known, is_found = np.inf, best, 1.0 / _COARSE, 0, False
-    for _ in range(_TRIALS if has_fees else 2 * _TRIALS):
+    left = _TRIALS if has_fees else 2 * _TRIALS
+    while left > 0 and (is_found or excess < most):
         cost = np.inf
         if excess < most:
             level = max(ideal * (1.0 + excess), bound)
@@ -279,11 +285,12 @@ def _search(
             is_found, best = True, excess
         elif not is_found:
             excess *= _COARSE
-            continue
+            continue  # until one can be kept, none counts
         elif cost < lowest:
             best, known = excess, 1
         else:
             known, factor = known + 1, 1.0 / factor
+        left -= 1
         lowest = min(lowest, cost)
         if cost < least:
             least = cost
@@ -300,6 +307,7 @@ def _reach(
     held: Ints,
     before: float,
     aim: float,
+    ideal: float,
     least: float,
     fees: Fees,
     fill: FillWork,
@@ -307,18 +315,21 @@ def _reach(
     slots: Ints,
     source: Ints,
 ) -> float:
-    """Take over a filling for a time of ``aim``, or the lowest found above it that can be kept, if below ``least``."""
-    lower, upper, level = aim, min(before, least), aim
+    """Take over a filling for a time of ``aim``, or near above it, if it costs less than ``least``; return the least cost."""
+    lower, upper, level = aim, before, aim
     for _ in range(2 * _TRIALS):
         if upper <= aim * (1.0 + _ROUNDING):
             break
-        if _fill(base, level, np.inf, fees.prefer_near, fill, split) >= 0:
-            _keep(held, fill, split, slots, source)
+        cost = _cost_of_keeping(base, level, ideal, np.inf, fees, fill, split)
+        if cost < np.inf:
             upper = level
         else:
             lower = level
+        if cost < least:
+            least = cost
+            _keep(held, fill, split, slots, source)
         level = 0.5 * (lower + upper)
-    return upper
+    return least
 
 
 @kernel
@@ -482,7 +493,7 @@ def _slot_that_fits(
 
 
 @kernel
-def _bound(home: Ints, load: Floats, fill: FillWork, split: SplitWork) -> float:
+def _bound(home: Ints, held: Ints, load: Floats, fill: FillWork, split: SplitWork) -> float:
     """Return a time before which no filling ends: where each rank has its experts' tokens and as many largest others as fit."""
     reach, is_full, largest, first_slot = fill.received, fill.is_full, fill.largest, split.first_slot
     most = 0
@@ -494,16 +505,29 @@ def _bound(home: Ints, load: Floats, fill: FillWork, split: SplitWork) -> float:
         for s in range(first_slot[r], first_slot[r + 1]):
             if home[s] >= 0:
                 reach[r] += load[home[s]]
-        left = min(fill.room[r], fill.most_received[r])
+        room, left = fill.room[r], fill.most_received[r]
         for e in largest[:listed]:
-            if left == 0:
+            if room == 0:
                 break
             is_there = False
+            is_held = False
             for s in range(first_slot[r], first_slot[r + 1]):
                 is_there |= home[s] == e
-            if not is_there:
-                reach[r] += load[e]
+                is_held |= held[s] == e
+            if is_there or (left == 0 and not is_held):
+                continue
+            reach[r] += load[e]
+            room -= 1
+            if not is_held:
                 left -= 1
+        for s in range(first_slot[r], first_slot[r + 1]):
+            if room > 0 and home[s] < 0 and held[s] >= 0:
+                is_there = False
+                for e in largest[:listed]:
+                    is_there |= held[s] == e
+                if not is_there:
+                    reach[r] += load[held[s]]
+                    room -= 1
         is_full[r] = False
     return _level_within(fill.base_load.sum(), reach, split.speed, is_full)
 
