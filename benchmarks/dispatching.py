@@ -39,10 +39,10 @@ OTHERS = {
     "gpt-oss x 4, 32/40/8": (GPT_OSS, 4, 8, 40),
     "OLMoE domains, 64/72/8": (OLMOE, 1, 8, 72),
 }
-PRICES = {1: 0.0027, 2: 0.0005}
+PRICES = {1: 0.003, 2: 0.0005}
 """Part of the ideal time that a move must save, for one and two spare slots a rank."""
 
-CURVE = (0.05, 0.035, 0.0265, 0.018, 0.0096, 0.0045, 0.0027, 0.001, 0.0005, 0.0)
+CURVE = (0.05, 0.036, 0.0265, 0.0187, 0.0103, 0.005, 0.003, 0.001, 0.0005, 0.0)
 CURVE_GOALS = {4.2: 0.86, 7.9: 0.92, 11.7: 0.96}
 
 

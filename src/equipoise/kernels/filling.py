@@ -17,8 +17,10 @@ from equipoise.kernels.types import Flags, Floats, Ints
 
 _NONE = -1
 _ROUNDING = 1e-9
-_TRIALS = 5
-_COARSE, _FINE = 1.7, 1.25
+_WORK = 2.6  # moves a rank that all trials together may take, beside which each counts as a few
+_WORK_OF_TRIAL = 6.0
+_BISECTIONS = 10
+_COARSE = 1.7
 _WORTH_KEEPING = 0.02  # tokens over the ideal time, of a replica that is held
 _START = 3e-3
 _EXCESS_A_MOVE = 5.0  # measured: with moves of price p the best excess over the ideal is near 5 p
@@ -31,6 +33,7 @@ class FillWork(NamedTuple):
     is_up: Flags  # [ranks]
     room: Ints  # [ranks] spare slots, a rank's last
     most_received: Ints  # [ranks]
+    free: Ints  # [ranks] spare slots that may be filled
     base: Ints  # [slots]
     base_tokens: Floats  # [slots]
     base_load: Floats  # [ranks]
@@ -45,6 +48,7 @@ class FillWork(NamedTuple):
     received: Floats  # [ranks]
     largest: Ints  # [experts]
     is_full: Flags  # [ranks]
+    done: Ints  # [1] moves of the last filling, kept or not
     has_replicas: Flags  # [1] whether ``base`` has an expert on several ranks
 
 
@@ -67,6 +71,7 @@ def make_fill_work(num_experts: int, rank_of_slot: Ints, node: Ints, is_up: Flag
         is_up.copy(),
         room.copy(),
         most_received.copy(),
+        np.empty(num_ranks, np.int64),
         np.empty(num_slots, np.int64),
         np.empty(num_slots, np.float64),
         np.empty(num_ranks, np.float64),
@@ -81,6 +86,7 @@ def make_fill_work(num_experts: int, rank_of_slot: Ints, node: Ints, is_up: Flag
         np.empty(num_ranks, np.float64),
         np.empty(num_experts, np.int64),
         np.empty(num_ranks, np.bool_),
+        np.empty(1, np.int64),
         np.empty(1, np.bool_),
     )
 
@@ -190,11 +196,29 @@ def _improve(
 ) -> float:
     """Fill the empty slots of ``base`` where that costs less than ``least``; return the least cost then."""
     _line_up(split, fill)
-    fill.has_replicas[0] = split.copies.max() > 1
+    _prepare(base, fill, split)
     if fees.stop_at > 0.0:
         aim = max(bound, fees.stop_at * ideal)
         return _reach(base, held, before, aim, ideal, least, fees, fill, split, slots, source)
     return _search(base, held, before, bound, ideal, least, fees, fill, split, slots, source)
+
+
+@kernel
+def _prepare(base: Ints, fill: FillWork, split: SplitWork) -> None:
+    """Note what holds for all fillings of the empty slots of ``base``."""
+    first_slot = split.first_slot
+    fill.slots[:] = base
+    fill.source[:] = _NONE
+    fill.has_replicas[0] = False
+    for e in range(split.copies.shape[0]):
+        if split.copies[e] > 1:
+            fill.has_replicas[0] = True
+    for r in range(fill.room.shape[0]):
+        fill.free[r] = 0
+        for t in range(first_slot[r + 1] - fill.room[r], first_slot[r + 1]):
+            if base[t] < 0:
+                fill.free[r] += 1
+        fill.free[r] = min(fill.free[r], fill.most_received[r])
 
 
 @kernel
@@ -274,29 +298,30 @@ def _search(
     has_fees = fees.of_move > 0.0 or fees.near > 0.0 or fees.far > 0.0
     most = before / ideal - 1.0
     best = min(max(_EXCESS_A_MOVE * fees.of_move, _START), 0.7 * most)
-    lowest, excess, factor, known, is_found = np.inf, best, 1.0 / _COARSE, 0, False
-    left = _TRIALS if has_fees else 2 * _TRIALS
-    while left > 0 and (is_found or excess < most):
+    lowest, excess, step, factor, known, is_found = np.inf, best, _COARSE, 1.0 / _COARSE, 0, False
+    left = _WORK * fill.room.shape[0] * (1.0 if has_fees else 2.0)
+    while left > 0.0 if is_found else excess < most:
         cost = np.inf
         if excess < most:
             level = max(ideal * (1.0 + excess), bound)
             cost = _cost_of_keeping(base, level, ideal, min(least, lowest), fees, fill, split)
+            left -= fill.done[0] + _WORK_OF_TRIAL
         if cost < np.inf and not is_found:
             is_found, best = True, excess
         elif not is_found:
             excess *= _COARSE
-            continue  # until one can be kept, none counts
+            continue
         elif cost < lowest:
             best, known = excess, 1
         else:
             known, factor = known + 1, 1.0 / factor
-        left -= 1
         lowest = min(lowest, cost)
         if cost < least:
             least = cost
             _keep(held, fill, split, slots, source)
         if known == 2:
-            known, factor = 0, 1.0 / _FINE
+            known, step = 0, 0.5 * (1.0 + step)
+            factor = 1.0 / step
         excess = best * factor
     return least
 
@@ -317,7 +342,7 @@ def _reach(
 ) -> float:
     """Take over a filling for a time of ``aim``, or near above it, if it costs less than ``least``; return the least cost."""
     lower, upper, level = aim, before, aim
-    for _ in range(2 * _TRIALS):
+    for _ in range(_BISECTIONS):
         if upper <= aim * (1.0 + _ROUNDING):
             break
         cost = _cost_of_keeping(base, level, ideal, np.inf, fees, fill, split)
@@ -374,25 +399,24 @@ def _fill(base: Ints, level: float, most: float, prefer_near: bool, fill: FillWo
     slots, tokens, source, cap, spare, line = fill.slots, fill.tokens, fill.source, fill.cap, fill.spare, fill.line
     order, node, room, first_slot, speed = fill.order, fill.node, fill.room, split.first_slot, split.speed
     has_replicas = fill.has_replicas[0]
-    slots[:] = base
-    source[:] = _NONE
     tokens[:] = fill.base_tokens
     waiting = 0
     for r in order:
         cap[r] = level * speed[r] - fill.base_load[r]
-        spare[r] = 0
+        spare[r] = fill.free[r]
         for t in range(first_slot[r + 1] - room[r], first_slot[r + 1]):
-            if base[t] < 0:
-                spare[r] += 1
-        spare[r] = min(spare[r], fill.most_received[r])
+            slots[t] = base[t]
+            source[t] = _NONE
         if spare[r] > 0 and cap[r] > 0.0:
             waiting = _stand_in_line(r, waiting, line, cap)
     moves = 0
+    fill.done[0] = 0
     for giver in order:
         rounding = _ROUNDING * level * speed[giver]
         if cap[giver] >= -rounding:
             continue
         while cap[giver] < -rounding:
+            fill.done[0] = moves
             if waiting == 0 or moves >= most:
                 return -1
             amount = 0.0
@@ -427,6 +451,7 @@ def _fill(base: Ints, level: float, most: float, prefer_near: bool, fill: FillWo
                 waiting = _stand_in_line(taker, waiting, line, cap)
         if cap[giver] > 0.0 and spare[giver] > 0:
             waiting = _stand_in_line(giver, waiting, line, cap)
+    fill.done[0] = moves
     return moves
 
 

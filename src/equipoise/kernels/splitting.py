@@ -94,6 +94,8 @@ def split_row(expert: Ints, load: Floats, work: SplitWork, tokens: Floats, rank_
     tokens of all experts held by them alone.
     """
     num_shared = _lay_out(expert, load, work, tokens, rank_load)
+    if num_shared == 0:
+        return _level_without_choice(work, rank_load, tight)
     for sweep in range(_SWEEPS):
         _pour_all(num_shared, load, sweep > 0, work, tokens, rank_load)
     level = _level_of_slowest(load, work, rank_load, tight)
@@ -106,6 +108,18 @@ def split_row(expert: Ints, load: Floats, work: SplitWork, tokens: Floats, rank_
             break
         level = higher
     return _prove(load, work, tight)
+
+
+@kernel
+def _level_without_choice(work: SplitWork, rank_load: Floats, tight: Flags) -> float:
+    """Return the time of the slowest rank, and mark it."""
+    slowest = 0
+    for r in range(rank_load.shape[0]):
+        tight[r] = False
+        if rank_load[r] * work.speed[slowest] > rank_load[slowest] * work.speed[r]:
+            slowest = r
+    tight[slowest] = True
+    return rank_load[slowest] / work.speed[slowest]
 
 
 @kernel
