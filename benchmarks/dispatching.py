@@ -42,7 +42,7 @@ OTHERS = {
 PRICES = {1: 0.003, 2: 0.0005}
 """Part of the ideal time that a move must save, for one and two spare slots a rank."""
 
-CURVE = (0.05, 0.036, 0.0265, 0.0187, 0.0103, 0.005, 0.003, 0.001, 0.0005, 0.0)
+CURVE = (0.05, 0.0355, 0.0265, 0.0185, 0.0101, 0.005, 0.003, 0.001, 0.0005, 0.0)
 CURVE_GOALS = {4.2: 0.86, 7.9: 0.92, 11.7: 0.96}
 
 

@@ -14,6 +14,7 @@ from equipoise import Cluster, LoadTrace, Placement, plan
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+DISPATCH = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "dispatch.md").read_text(), re.DOTALL)
 UNSEEN = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "out-of-sample.md").read_text(), re.DOTALL)
 
 
@@ -87,3 +88,24 @@ def test_links_lead_somewhere(page):
         return
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.compiled
+def test_the_page_on_dispatch_runs(run, tmp_path, monkeypatch, capsys):
+    """Its commands are taken; its Python shows the optimal split ahead of the even one, and nothing left to gain."""
+    monkeypatch.chdir(tmp_path)
+    LoadTrace(np.random.default_rng(0).integers(0, 1000, (8, 2, 256))).write("load.npz")
+    commands = [line for kind, code in DISPATCH if kind == "sh" for line in code.splitlines() if line.startswith("equipoise")]
+    assert len(commands) == 5
+    for command in commands:
+        code, _, err = run(*shlex.split(command, comments=True)[1:])
+        assert (code, err) == (0, "")
+    assert (tmp_path / "shares.npz").exists()
+    names: dict[str, object] = {}
+    for kind, code in DISPATCH:
+        if kind == "python":
+            exec(code, names)
+    even, optimal, _, _, proven, batch, few_moves, near_bound, *_ = capsys.readouterr().out.split()
+    assert float(even) < float(optimal) <= 1.0
+    assert (proven, few_moves, near_bound) == ("True", "True", "True")
+    assert float(batch) > 0.99
