@@ -113,13 +113,13 @@ def split_row(expert: Ints, load: Floats, work: SplitWork, tokens: Floats, rank_
 @kernel
 def _level_without_choice(work: SplitWork, rank_load: Floats, tight: Flags) -> float:
     """Return the time of the slowest rank, and mark it."""
-    slowest = 0
+    slowest, level = 0, 0.0
     for r in range(rank_load.shape[0]):
         tight[r] = False
-        if rank_load[r] * work.speed[slowest] > rank_load[slowest] * work.speed[r]:
-            slowest = r
+        if rank_load[r] / work.speed[r] > level:
+            slowest, level = r, rank_load[r] / work.speed[r]
     tight[slowest] = True
-    return rank_load[slowest] / work.speed[slowest]
+    return level
 
 
 @kernel
