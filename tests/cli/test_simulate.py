@@ -105,8 +105,8 @@ def test_a_stopped_policy_is_named_and_others_go_on(run, small, monkeypatch):
 
     usual = PlannedPolicy.plan_for
 
-    def lossy(self, load, cluster):
-        found = usual(self, load, cluster)
+    def lossy(self, load, cluster, windows=()):
+        found = usual(self, load, cluster, windows)
         slots = found.expert_of_slot.copy()
         slots[1:][slots[1:] == 3] = ABSENT
         return Placement(slots, cluster, found.num_experts) if self.effort == "fast" else found

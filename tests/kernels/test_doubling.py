@@ -70,7 +70,7 @@ def test_a_double_exchange_is_made_as_the_rule_says(drawn):
     packs, pairs = _open(row, speed)
     heavy = twins.ranking(row, speed)[0]
     expected = twins.exchange_by_rule(row, speed, 2)
-    assert doubling._double(packs, pairs) == (expected is not None)
+    assert doubling.double_once(packs, pairs) == (expected is not None)
     _assert_consistent(packs, row, speed)
     changed = {p: len(set(pack) - set(row[p])) for p, pack in enumerate(_read(packs)) if set(pack) != set(row[p])}
     if expected is None:
@@ -113,7 +113,7 @@ def test_larger_rows_keep_to_the_rule_step_by_step(is_even):
         while (expected := twins.exchange_by_rule(_read(packs), speed, 2)) is not None:
             row, heavy = _read(packs), packs.ranking[0]
             again = _open(row, speed, 25)[0]
-            assert doubling._double(again, pairs)
+            assert doubling.double_once(again, pairs)
             changed = {p for p in range(5) if set(_read(again)[p]) != set(row[p])}
             assert changed == {heavy, expected[0]}
             mended += twins.exchange_by_rule(_read(again), speed, 1) is not None

@@ -144,7 +144,7 @@ def _relieving(row, counts, packs):
 
 def _listed(counts, packs, most):
     handovers = make_handovers(most, 4)
-    found = recounting._find_handovers(counts, packs, clearly_below(packs.time.max()), handovers)
+    found = recounting.find_handovers(counts, packs, clearly_below(packs.time.max()), handovers)
     return [(*step, end) for step, end in zip(handovers.step[:found].tolist(), handovers.ends[:found].tolist(), strict=True)]
 
 

@@ -281,7 +281,7 @@ def test_counts_for_unequal_room_can_be_packed_and_none_that_can_have_a_smaller_
     experts, room = shape
     load = data.draw(falling(experts))
     most = min(len(room), sum(room) - experts + 1)
-    count = _greedy(load, room, most, solving._limits(np.array(room)), cost)
+    count = _greedy(load, room, most, solving.limits_of(np.array(room)), cost)
     assert sum(count) == sum(room)
     assert _is_packable(count, room)
     largest = max(_share(x, n, cost) for x, n in zip(load, count, strict=True))
@@ -300,7 +300,7 @@ def test_limits_keep_two_heavy_experts_from_crowding_out_the_others():
     """Two packs of four need all four experts twice, so neither heavy one may be on all four packs."""
     load, room = [9.0, 8.0, 1.0, 1.0], [4, 1, 4, 1]
     assert _greedy(load, room, 4, np.empty(0, np.int64)) == [4, 4, 1, 1]
-    assert _greedy(load, room, 4, solving._limits(np.array(room))) == [3, 3, 2, 2]
+    assert _greedy(load, room, 4, solving.limits_of(np.array(room))) == [3, 3, 2, 2]
     slots, largest, _ = _plan([load], room, [1.0] * 4)
     assert all(len(set(pack)) == len(pack) for pack in np.split(slots[0], np.cumsum(room)[:-1]))
     assert largest[0] == pytest.approx(9 / 3 + 8 / 3 + 1)

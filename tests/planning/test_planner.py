@@ -216,7 +216,7 @@ BAD = [
     ({"cluster": Cluster(3, 2, alive=[True, False, False])}, "2 slots on the 1 ranks that are up for 4 experts"),
     ({"cluster": Cluster(2, (2, 5))}, "5 slots per rank for 4 experts"),
     ({"effort": "turbo"}, "effort is 'turbo'"),
-    ({"dispatch": "optimal"}, "dispatch is 'optimal'"),
+    ({"dispatch": "nearest"}, "dispatch is 'nearest'"),
     ({"seed": -1}, "seed is -1"),
     ({"seed": 2**63}, "seed is 9223372036854775808"),
     ({"num_threads": 0}, "num_threads is 0"),

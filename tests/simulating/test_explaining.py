@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import INTERPRETED
 from equipoise import Cluster, LoadTrace, Placement, explain, plan, simulate
 from equipoise.errors import ArgumentError
 from equipoise.simulating.explaining import TERMS
+from equipoise.simulating.policies import make_policy
 
 CLUSTER = Cluster(num_ranks=4, slots_per_rank=4, num_nodes=2)
 RULES = st.sampled_from(["equal", "hash", "round_robin", "nearest"])
@@ -113,3 +115,66 @@ def test_bad_levels_and_policies_are_named():
 
     with pytest.raises(ArgumentError, match="policy lost, window 1: the placement is a NoneType"):
         explain(windows_of(0), CLUSTER, [Lost()])
+
+
+@settings(max_examples=3 if INTERPRETED else 15)
+@given(seed=st.integers(0, 2**32 - 1), planned=st.sampled_from(["equal", "optimal"]))
+def test_chains_by_each_policys_own_rule_add_up(seed, planned):
+    """Under an optimal split and with spare slots filled for the window the terms sum to what simulate() met, at each level."""
+    windows = windows_of(seed)
+    policies = [f"last,planned_for={planned},dispatch=optimal", "last,dispatch=batch:1", "last"]
+    made = [make_policy(policy) for policy in policies]
+    chains = explain(windows, CLUSTER, made, dispatch="nearest", levels=["rank", "slot"])
+    met = {policy.name: [] for policy in made}
+    found = simulate(windows, CLUSTER, made, dispatch="nearest", watch=lambda name, m: met[name].append(m.served.tokens))
+    results = {result.name: result for result in found.policies}
+    assert [(chain.policy, chain.level) for chain in chains] == [(p.name, level) for p in made for level in ("rank", "slot")]
+    for chain in chains:
+        largest_slots = sum(tokens.max(axis=1).sum() for tokens in met[chain.policy])
+        expected = results[chain.policy].largest_by_layer.sum() if chain.level == "rank" else largest_slots
+        assert np.isclose(chain.total, expected)
+        assert np.isclose(sum(chain.terms.values()), chain.total)
+        assert chain.num_slots == results[chain.policy].num_slots == 16
+
+
+@settings(max_examples=3 if INTERPRETED else 15)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_batch_removes_loss_and_other_rules_have_no_such_term(seed):
+    """The batch's term is 0 or below in each window, 0 without spare slots; an optimal split is never above an even one."""
+    policies = ["last,dispatch=batch:1", "last,dispatch=optimal", "last,planned_for=optimal,dispatch=optimal", "last"]
+    batch, *others = explain(windows_of(seed), CLUSTER, policies, dispatch="hash")
+    assert [chain.dispatch for chain in (batch, *others)] == ["batch:1", "optimal", "optimal", "hash"]
+    assert (batch.tokens[TERMS.index("batch")] <= 1e-9).all()
+    assert batch.terms["batch"] < 0.0
+    for chain in others:
+        assert (chain.tokens[TERMS.index("batch")] == 0.0).all()
+    for chain in (batch, *others[:2]):
+        assert (chain.tokens[TERMS.index("dispatch")] <= 1e-9).all()
+
+
+def test_terms_of_a_batch_by_hand():
+    """Home in id order on two ranks, one spare slot each: what an even split, an optimal one and the spare slots give."""
+    windows = [[[8, 8, 0, 0]], [[8, 8, 0, 0]]]
+    home = Placement([[0, 1, 2, 3]], Cluster(2, 2), 4)
+    (chain,) = explain(windows, Cluster(2, 2), [home], dispatch="batch:1")
+    assert chain.terms == {
+        "ideal": 8.0,
+        "replicas": 0.0,
+        "locality": 0.0,
+        "packing": 0.0,
+        "forecast": 8.0,
+        "dispatch": 0.0,
+        "batch": -8.0,
+    }
+    assert (chain.total, chain.num_slots, chain.dispatch) == (8.0, 6, "batch:1")
+
+
+def test_terms_of_an_optimal_split_by_hand():
+    """An expert on both ranks beside others of 6 and 2: 9 evenly, 7 where the rank that is ahead takes more of it."""
+    windows = [[[6, 6, 2]], [[6, 6, 2]]]
+    (chain,) = explain(windows, Cluster(2, 2), [Placement([[0, 1, 0, 2]], Cluster(2, 2), 3)], dispatch="optimal")
+    reached = np.cumsum(chain.tokens[:, 0])
+    assert reached[[0, 4, 5, 6]].tolist() == [7.0, 9.0, 7.0, 7.0]
+    assert chain.dispatch == "optimal"
+    (batch,) = explain(windows, Cluster(2, 2), [Placement([[0, 1, 0, 2]], Cluster(2, 2), 3)], dispatch="batch:1")
+    assert np.cumsum(batch.tokens[:, 0])[[4, 5, 6]].tolist() == [9.0, 7.0, 7.0]

@@ -44,13 +44,13 @@ def double_in_row(packs: Packs, bar: float, rounds: int, pairs: Pairs) -> None:
     if packs.is_even and packs.item.shape[1] < 4:
         return
     for _ in range(rounds):
-        if slowest(packs) <= bar or not _double(packs, pairs):
+        if slowest(packs) <= bar or not double_once(packs, pairs):
             return
         swap_in_row(packs, UNTIL_NONE_HELPS)
 
 
 @kernel
-def _double(packs: Packs, pairs: Pairs) -> bool:
+def double_once(packs: Packs, pairs: Pairs) -> bool:
     """Make an exchange of pairs with the slowest pack that helps, found as ``find_exchange`` finds one; False if none does."""
     heavy = packs.ranking[0]
     best = clearly_below(packs.time[heavy])

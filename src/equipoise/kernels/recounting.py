@@ -51,7 +51,7 @@ def recount_row(counts: Counts, packs: Packs, bar: float, work: int, trials: tup
     listing, weighing = _work_of_listing(counts, packs), 1 + packs.load.shape[0] // 128
     while slowest(packs) > bar and work > 0:
         best = clearly_below(slowest(packs))
-        found = _find_handovers(counts, packs, best, handovers)
+        found = find_handovers(counts, packs, best, handovers)
         work -= listing
         helped = False
         for x in range(min(found, trials[0])):
@@ -115,7 +115,7 @@ def _undo(counts: Counts, packs: Packs, log: Ints, done: int) -> None:
 
 
 @kernel
-def _find_handovers(counts: Counts, packs: Packs, bar: float, handovers: Handovers) -> int:
+def find_handovers(counts: Counts, packs: Packs, bar: float, handovers: Handovers) -> int:
     """List hand-overs that relieve the slowest pack, those that end lowest first; returns how many.
 
     Either an expert on that pack gets another replica elsewhere, or a slot on that pack goes to a lighter replica. Donors

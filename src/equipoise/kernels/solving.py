@@ -93,7 +93,7 @@ def plan_rows(
     pairs = make_pairs(room.max() if most.doubles > 0 else 1)
     is_uniform = room.min() == room.max() and packs.is_even
     stage_of_all_ways = _stage_of_all_ways(counts, num_slots, room, budgets) if is_uniform else -1
-    limits = _limits(room)
+    limits = limits_of(room)
     limit = limits.copy()
     for x in range(num_rows):
         copy_to(load[x], counts.load)
@@ -156,7 +156,7 @@ def _make_replicas(num_slots: int, num_experts: int, packs: Packs) -> Replicas:
 
 
 @kernel
-def _limits(room: Ints) -> Ints:
+def limits_of(room: Ints) -> Ints:
     """For each k >= 1, the replicas that may be beyond k of their expert: the places of all but the k roomiest packs.
 
     Counts within these limits, and only those, can be packed with equal ids apart (Gale 1957, Ryser 1957). Packs of equal room
