@@ -6,7 +6,7 @@ LOCK := requirements.lock
 DEMO_LOAD := src/equipoise/data/gpt-oss-20b-decode.npz
 DEMO_OUT := build/placement.json
 
-.PHONY: demo test check bench bench-peers bench-unseen bench-dispatch bench-proofs test-python test-oldest clean
+.PHONY: demo test check bench bench-peers bench-unseen bench-dispatch bench-proofs test-machines test-python test-oldest clean
 
 demo: $(VENV)/.ready ## the main job on the load that ships
 	@mkdir -p $(dir $(DEMO_OUT))
@@ -42,6 +42,9 @@ bench-dispatch: $(VENV)/.ready-dev ## batches on plans that do not know them: di
 
 bench-proofs: $(VENV)/.ready-dev ## plans and bounds beside an exact solver's, on five real layers a shape
 	$(BIN)/python benchmarks/proofs.py
+
+test-machines: $(VENV)/.ready-dev ## that kernels compiled anew, and for a generic CPU, give the same; some four minutes
+	$(BIN)/pytest -q -n 2 -m machines
 
 test-python: ## the suite on another Python, without torch: make test-python PYTHON=python3.13
 	@mkdir -p build

@@ -21,13 +21,15 @@ from equipoise import (
     LoadTrace,
     RankCost,
     balanced_packing,
+    dispatch,
     explain,
     plan,
+    plan_batch,
     rebalance_experts,
     simulate,
 )
 from equipoise.planning.published import CONSTRUCTORS, REFINERS
-from equipoise.simulating.rules import SPLITS
+from equipoise.simulating.rules import BATCH, SPLITS
 from equipoise.simulating.warming import warm_up
 
 FILE = Path(__file__).with_name("golden.json")
@@ -73,6 +75,7 @@ def hashes() -> dict[str, str]:
             trace.last(4), Cluster(8, 6, 4), forecast="steps", **strict, effort="best"
         ).placement.expert_of_slot,
         "drop-in": rebalance_experts(large, 288, 8, 4, 32)[0],
+        **batches(trace, large),
     }
     for refine in (None, "swap", "reconstruct"):
         for constructor in ("shuffle", "ensemble"):
@@ -81,11 +84,34 @@ def hashes() -> dict[str, str]:
     return {name: hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16] for name, array in arrays.items()}
 
 
+def batches(trace: LoadTrace, large: np.ndarray) -> dict[str, np.ndarray]:
+    """Return plans for dispatch, and tokens and replicas of batches that they do not know."""
+    uneven = Cluster(32, 9, rank_speeds=[1, 2] * 16)
+    seen = plan(trace.load[:-1], Cluster(8, 5), forecast="auto", dispatch="optimal").placement
+    ours, other = plan(large, Cluster(32, 9), dispatch="optimal").placement, plan(large, uneven, dispatch="optimal").placement
+    unseen = np.ascontiguousarray(large[:, ::-1])
+    home = plan(large, Cluster(32, 8, 4)).placement
+    one, two = plan_batch(unseen, home), plan_batch(unseen, home, 2, gain_per_move=0.003)
+    held = plan_batch(large, home, held=one.placement)
+    return {
+        "planned for dispatch": ours.expert_of_slot,
+        "planned for dispatch, unequal": other.expert_of_slot,
+        "planned for dispatch, windows": seen.expert_of_slot,
+        "dispatch": dispatch(unseen, ours).tokens,
+        "dispatch, unequal": dispatch(unseen, other).tokens,
+        "dispatch, example": dispatch(trace.load[-1], seen).tokens,
+        "batch": np.stack([one.placement.expert_of_slot, one.source, one.tokens]),
+        "batch, two spare": np.stack([two.placement.expert_of_slot, two.source, two.tokens]),
+        "batch, held": np.stack([held.placement.expert_of_slot, held.source, held.tokens]),
+    }
+
+
 def replays() -> None:
     """Replay under every dispatch rule, with every kind of forecast; explain; pack in every way."""
     load = synthetic(2, 64, 2, 331).reshape(4, 2, 16)
     policies = ["last", "mean:2", "auto", "robust:2", "last,planner=lpt", "last,groups=4,locality=strict"]
-    for rule in SPLITS:
+    simulate(load, Cluster(4, 5, 2), ["auto,planned_for=optimal", "robust:2,planned_for=optimal"], dispatch="optimal")
+    for rule in (*SPLITS, f"{BATCH}:1"):
         simulate(load, Cluster(4, 5, 2), policies, dispatch=rule)
     explain(load, Cluster(4, 5, 2), policies, levels=["rank", "slot"])
     for constructor in CONSTRUCTORS:

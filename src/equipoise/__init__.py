@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from equipoise.cluster import Cluster as Cluster
     from equipoise.constraints import Constraints as Constraints
     from equipoise.costs import RankCost as RankCost
+    from equipoise.dispatching.batches import BatchPlan as BatchPlan
     from equipoise.dispatching.batches import MoveTime as MoveTime
     from equipoise.dispatching.batches import plan_batch as plan_batch
+    from equipoise.dispatching.splitting import Dispatch as Dispatch
     from equipoise.dispatching.splitting import dispatch as dispatch
     from equipoise.errors import EquipoiseError as EquipoiseError
     from equipoise.placement import ABSENT as ABSENT
@@ -34,8 +36,10 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ABSENT": "placement",
+    "BatchPlan": "dispatching.batches",
     "Cluster": "cluster",
     "Constraints": "constraints",
+    "Dispatch": "dispatching.splitting",
     "EquipoiseError": "errors",
     "LoadStream": "streams",
     "LoadTrace": "trace",
@@ -54,8 +58,10 @@ _HOME = {
 
 __all__ = [
     "ABSENT",
+    "BatchPlan",
     "Cluster",
     "Constraints",
+    "Dispatch",
     "EquipoiseError",
     "LoadStream",
     "LoadTrace",

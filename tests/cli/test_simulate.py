@@ -209,3 +209,37 @@ def test_plan_for_a_forecast(run, small):
     assert "on the forecast robust:3, not on any load" in out
     assert "the plan is for 4 loads at once" in run("plan", small, *SHAPE, "--forecast", "robust:3", "--prove")[2]
     assert run("plan", small, *SHAPE, "--forecast", "tomorrow")[2].startswith("equipoise: forecast is 'tomorrow'")
+
+
+def test_figures_are_whole_at_80_columns_however_long_names_are(run, small):
+    """Names fold instead, and lose no letter; no line of a table is wider than 80 columns."""
+    name = "auto,planned_for=optimal,dispatch=optimal"
+    policies = ("--policy", name, "--policy", f"{name},every=2", "--time-model", "decode-h100")
+    code, out, _ = run("simulate", small, *SHAPE, *policies)
+    assert code == 0
+    assert "…" not in out
+    lines = [line for line in out.splitlines() if line and line[0] in "┏┃┡│└"]
+    assert max(len(line) for line in lines) == 80
+    folded = "".join(line.split("│")[1].strip() for line in lines if line[0] == "│")
+    assert folded.startswith(name)
+    assert folded.count(name) == 2
+    assert folded.count("auto,every=2,planned_for=optimal,dispatch=optimal") == 2
+    _, out, _ = run("simulate", small, *SHAPE, *policies, "--json")
+    for found in json.loads(out)["traces"][0]["policies"]:
+        row = [f"{100 * found[key]:.2f}" for key in ("balancedness", "p5_layer", "worst_layer")]
+        assert any([cell.strip() for cell in line.split("│")[3:6]] == row for line in lines)
+
+
+@pytest.mark.compiled
+def test_explain_says_what_the_rule_takes_off(run, small):
+    """Below the chain, in words, where anything is taken off; in JSON always."""
+    arguments = ("compare", small, *SHAPE, "--explain", "--policy", "last,dispatch=batch:1", "--policy", "last")
+    code, out, _ = run(*arguments, "--json")
+    assert code == 0
+    batch, even = (chain["removed"] for chain in json.loads(out)["chains"])
+    assert even == {"dispatch": 0.0, "batch": 0.0}
+    assert batch["batch"] > 0.0
+    _, out, _ = run(*arguments)
+    shares = f"takes off {100 * batch['dispatch']:.2f} %, replicas for the batch {100 * batch['batch']:.2f} %"
+    assert out.count("of the loss (what terms above 0 add to the ideal) the split over replicas ") == 1
+    assert shares in out

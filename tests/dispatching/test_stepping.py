@@ -208,7 +208,7 @@ def test_bad_arguments_when_made():
         with pytest.raises(ArgumentError, match="placement is a list: it must be a Placement"):
             make([[0, 1]])
     for wrong, found in [
-        ({"spare_slots": 4}, "4 spare slots beside 1 at home for 4 experts"),
+        ({"spare_slots": 4}, "4 spare slots beside 1 on rank 0 for 4 experts"),
         ({"stop_at": 0.5}, "stop_at is 0.5"),
         ({"gain_per_move": -1}, "gain_per_move is -1"),
         ({"max_received": -1}, "max_received is -1"),

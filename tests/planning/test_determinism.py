@@ -66,7 +66,7 @@ def test_another_process_gives_the_same(tmp_path):
     assert Process(tmp_path).answer() == EXPECTED
 
 
-@pytest.mark.slow
+@pytest.mark.machines
 @pytest.mark.compiled
 def test_a_generic_cpu_gives_the_same(tmp_path):
     """Kernels compiled without this CPU's vector units and fused multiply-add give the same plans."""
@@ -86,6 +86,13 @@ def test_numpy_without_vector_units_gives_the_same(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.compiled
+def test_nothing_is_left_to_compile(tmp_path):
+    """After `equipoise warmup`, whatever is asked for."""
+    assert Process(tmp_path, "--compiled").answer()["left"] == []
+
+
+@pytest.mark.machines
 @pytest.mark.compiled
 def test_kernels_compiled_anew(tmp_path):
     """Warming up leaves nothing to compile, whatever is asked for, and the next process finds every kernel on disk.

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from conftest import INTERPRETED
 from equipoise import Cluster, LoadTrace, Placement, explain, plan, simulate
+from equipoise.dispatching.splitting import dispatch as split
 from equipoise.errors import ArgumentError
-from equipoise.simulating.explaining import TERMS
+from equipoise.simulating.explaining import TERMS, Chain
 from equipoise.simulating.policies import make_policy
 
 CLUSTER = Cluster(num_ranks=4, slots_per_rank=4, num_nodes=2)
@@ -167,6 +168,7 @@ def test_terms_of_a_batch_by_hand():
         "batch": -8.0,
     }
     assert (chain.total, chain.num_slots, chain.dispatch) == (8.0, 6, "batch:1")
+    assert chain.removed == {"dispatch": 0.0, "batch": 1.0}
 
 
 def test_terms_of_an_optimal_split_by_hand():
@@ -176,5 +178,36 @@ def test_terms_of_an_optimal_split_by_hand():
     reached = np.cumsum(chain.tokens[:, 0])
     assert reached[[0, 4, 5, 6]].tolist() == [7.0, 9.0, 7.0, 7.0]
     assert chain.dispatch == "optimal"
+    assert chain.removed == {"dispatch": 1.0, "batch": 0.0}
     (batch,) = explain(windows, Cluster(2, 2), [Placement([[0, 1, 0, 2]], Cluster(2, 2), 3)], dispatch="batch:1")
     assert np.cumsum(batch.tokens[:, 0])[[4, 5, 6]].tolist() == [9.0, 7.0, 7.0]
+
+
+@pytest.mark.parametrize(
+    ("terms", "removed"),
+    [
+        ([8, 1, 0, 1, 2, -1, -3], (0.25, 0.75)),
+        ([8, 4, 0, -2, 0, -1, 0], (0.25, 0.0)),
+        ([8, 0, 0, 0, 4, 1, -1], (0.0, 0.2)),
+        ([8, 0, 0, 0, 0, 0, 0], (0.0, 0.0)),
+        ([0, 0, 0, 0, 0, 0, 0], (0.0, 0.0)),
+    ],
+)
+def test_what_is_removed_by_hand(terms, removed):
+    """Of the positive terms after the ideal, all windows together: what a negative dispatch and batch take off."""
+    halves = np.outer(terms, [0.5, 0.5])
+    chain = Chain("last", "rank", 4, halves, "batch:1")
+    assert chain.removed == dict(zip(("dispatch", "batch"), removed, strict=True))
+
+
+@settings(max_examples=3 if INTERPRETED else 15)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_plan_for_an_optimal_split_is_scored_under_it(seed):
+    """What is reached with packing is dispatch() over the plan that knows the window; plans for an even split stay so."""
+    windows = windows_of(seed)
+    rules = ["last,planned_for=optimal,dispatch=optimal", "last,dispatch=optimal"]
+    optimal, even = (np.cumsum(chain.tokens, axis=0)[3] for chain in explain(windows, CLUSTER, rules))
+    for window, load in enumerate(windows[1:]):
+        known = plan(load, CLUSTER, dispatch="optimal").placement
+        assert np.isclose(optimal[window], split(load, known).largest.sum())
+        assert np.isclose(even[window], plan(load, CLUSTER).largest.sum())

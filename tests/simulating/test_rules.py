@@ -17,9 +17,10 @@ from equipoise.errors import ArgumentError
 from equipoise.planning.connecting import WINDOWS
 from equipoise.simulating.policies import PlannedPolicy, make_policy
 from equipoise.simulating.replaying import simulate
-from equipoise.simulating.rules import ENGINES, RULES, SPLITS, Rule, make_rule
+from equipoise.simulating.rules import ENGINES, RULES, SPLITS, Rule, make_rule, optimal_times
 from equipoise.simulating.sweeping import sweep
 from equipoise.simulating.timing import TIME_MODELS, TimeModel
+from equipoise.simulating.triggers import Gain, judging_by
 
 CLUSTER = Cluster(num_ranks=4, slots_per_rank=4)
 LINKED = TimeModel(RankCost(per_token=1.0), expert_bytes=6.0, link_bandwidth=2.0)
@@ -249,7 +250,9 @@ def test_no_room_for_spare_slots_stops_that_policy_alone(name):
     full = in_id_order(Cluster(4, 8))
     if name == "fixed":
         found = simulate(windows_of(0), CLUSTER, [full, "last"], dispatch="batch:1")
-        assert found.policies[0].failure.startswith("policy fixed, window 1: 1 spare slots beside 8 at home")
+        assert found.policies[0].failure.startswith("policy fixed, window 1: 1 spare slots beside 8 ")
+        assert found.policies[0].num_slots == found.policies[0].time.size == 0
+        assert found.policies[1].time.size == 5
         assert found.policies[1].failure == ""
     else:
         with pytest.raises(ArgumentError, match="policy last"):
@@ -338,11 +341,13 @@ def test_names_say_what_is_planned_for_and_how_it_is_served():
         make_policy("last,dispatch=batch:0")
 
 
-@pytest.mark.parametrize("settings", [{"home_share": 0.5}, {"planner": "lpt"}])
+@pytest.mark.parametrize("settings", [{"home_share": 0.5}, {"planner": "lpt"}, {"locality": "strict", "num_groups": 2}])
 def test_settings_that_planning_for_optimal_dispatch_would_ignore_are_refused(settings):
-    """Nothing is dropped in silence: a home share without soft locality, or a published packing, which plans for no split."""
-    with pytest.raises(ArgumentError):
-        simulate(windows_of(0), CLUSTER, [PlannedPolicy(planned_for="optimal", **settings)])
+    """Nothing is dropped in silence: a home share, a published packing, which plans for no split, or a locality rule."""
+    name, value = next(iter(settings.items()))
+    with pytest.raises(ArgumentError, match=f"planned_for=optimal with {name}={value}"):
+        PlannedPolicy(planned_for="optimal", **settings)
+    assert PlannedPolicy(planned_for="equal", **settings)
 
 
 @pytest.mark.parametrize("forecast", ["last", "mean:2", "scenarios:2"])
@@ -384,6 +389,72 @@ def test_a_trigger_looks_at_the_balance_that_was_met(rule):
     below = found.balancedness[:-1] < float(f"{level:.6f}")
     assert found.is_renewed[1:].tolist() == below.tolist()
     assert 0 < below.sum() < below.size
+
+
+def test_gain_judges_by_the_split_in_use():
+    """An even split gains a quarter by the new plan, an optimal one nothing: 10 either way, 8 with experts well apart."""
+    cluster = Cluster(2, 2)
+    used, found = (Placement([slots], cluster, 3) for slots in ([0, 1, 0, 2], [0, 1, 2, 0]))
+    level = Placement([[1, 2, 0, 0]], cluster, 3)
+    load = np.array([[8.0, 8.0, 0.0]])
+    even, optimal = (judging_by(Gain(0.1), make_rule(rule).times) for rule in ("hash", "optimal"))
+    assert even.is_worth_it(used, level, load)  # 12 and 8
+    assert not optimal.is_worth_it(used, level, load)  # 8 and 8
+    assert not even.is_worth_it(used, found, load)
+    assert judging_by(even, make_rule("optimal").times) == even == Gain(0.1)
+
+
+def test_optimal_times_are_those_of_dispatch():
+    """On ranks of unlike speeds with one down: largest and ideal rank times of each layer."""
+    cluster = Cluster(4, 4, rank_speeds=[1, 2, 1, 1], alive=[True, True, True, False])
+    for load in windows_of(3):
+        placement = plan(load, cluster).placement
+        expected, (largest, ideal) = dispatch(load, placement), optimal_times(placement, load)
+        np.testing.assert_allclose(largest, expected.largest, rtol=1e-12)
+        np.testing.assert_allclose(ideal, expected.ideal, rtol=1e-12)
+
+
+@pytest.mark.parametrize("trigger", ["below:0.9", "gain:0.05", Gain(0.05)])
+def test_triggers_that_judge_a_balance_are_refused_under_batch(trigger):
+    """Policy, trigger and rule are named; the same policy is served under any other rule."""
+    policy, name = PlannedPolicy(trigger=trigger), getattr(trigger, "name", trigger)
+    with pytest.raises(ArgumentError, match=f"policy {policy.name}: trigger {name} under dispatch batch:1: "):
+        simulate(windows_of(0), CLUSTER, [policy], dispatch="batch:1")
+    assert simulate(windows_of(0), CLUSTER, [policy], dispatch="optimal").policies[0].failure == ""
+
+
+@pytest.mark.parametrize("rule", ["equal", "optimal", "batch:1"])
+def test_triggers_of_ones_own_work_under_every_rule(rule):
+    """They are asked with the arguments they always had."""
+
+    class Second:
+        name = "second"
+        asked = 0
+
+        def is_due(self, placement, last):
+            self.asked += 1
+            return self.asked % 2 == 0
+
+        def is_worth_it(self, placement, found, expected):
+            return True
+
+    found = simulate(windows_of(0), CLUSTER, [PlannedPolicy(trigger=Second())], dispatch=rule).policies[0]
+    assert (found.failure, found.is_renewed.tolist()) == ("", [True, False, True, False, True])
+
+
+def test_a_window_that_cannot_be_served_stops_that_policy_alone(monkeypatch):
+    """Whatever goes wrong with a batch is that policy's failure, with the windows until then."""
+    count = itertools.count()
+
+    def fails_third(*given, **options):
+        if next(count) == 2:
+            raise ArithmeticError("no such split")
+        return plan_batch(*given, **options)
+
+    monkeypatch.setattr("equipoise.simulating.rules.plan_batch", fails_third)
+    found = simulate(windows_of(0), CLUSTER, ["last,dispatch=batch:1", "last"])
+    assert found.policies[0].failure == "policy last,dispatch=batch:1, window 3: ArithmeticError: no such split"
+    assert [result.time.size for result in found.policies] == [2, 5]
 
 
 def test_a_sweep_tells_rules_apart(tmp_path):

@@ -11,6 +11,9 @@ from equipoise.simulating.policies import Policy
 from equipoise.simulating.warming import warm_up
 from equipoise.trace import LoadTrace
 
+_NOTHING = 5e-5
+"""Shares up to this print as 0.00 %, or are rounding."""
+
 
 def show_chains(
     trace: LoadTrace,
@@ -68,6 +71,13 @@ def _show(chain: Chain) -> None:
         f"together {chain.total:,.0f}; balance of all windows' tokens together, so large windows count more",
         soft_wrap=True,
     )
+    removed = chain.removed
+    if max(removed.values()) > _NOTHING:
+        out.print(
+            "of the loss (what terms above 0 add to the ideal) the split over replicas takes off "
+            f"{percent(removed['dispatch'])}, replicas for the batch {percent(removed['batch'])}",
+            soft_wrap=True,
+        )
 
 
 def _as_json(chain: Chain) -> dict[str, Any]:
@@ -78,6 +88,7 @@ def _as_json(chain: Chain) -> dict[str, Any]:
         "dispatch": chain.dispatch,
         "total": chain.total,
         "terms": chain.terms,
+        "removed": chain.removed,
         "balancedness": chain.balancedness,
         "per_window": dict(zip(TERMS, chain.tokens, strict=True)),
     }

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from equipoise.cli import options
-from equipoise.cli.output import out, print_json, progress_bar, table, working
+from equipoise.cli.output import out, print_json, progress_bar, working
 from equipoise.cli.selecting import read_policy
 from equipoise.cli.shaping import byte_size, counts, make_cluster
 from equipoise.cluster import Cluster
@@ -155,7 +156,7 @@ def _show(load: str, found: Simulation, model: TimeModel) -> None:
         soft_wrap=True,
     )
     first = found.policies[0]
-    table(
+    _table(
         "Balancedness on the next window in %, mean over windows; 100 is perfect",
         ["policy", "slots", "balance", "p5", "worst", "moves", "ms"],
         [_balance_row(result) for result in found.policies],
@@ -172,11 +173,23 @@ def _show(load: str, found: Simulation, model: TimeModel) -> None:
     out.print("p5, worst: 5th percentile and worst of the layers, means over windows;", soft_wrap=True)
     out.print("moves: replicas received a window, all layers; ms: to forecast and plan, median", soft_wrap=True)
     if model.name != "tokens":
-        table(
+        _table(
             f"Time by the model {model.name}; useful: ideal time over time with stalls",
             ["policy", "useful %", "windows s", "stalls s", "moved GB"],
             [_time_row(result) for result in found.policies],
         )
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table whose figures are always whole; policies' names fold where there is no room."""
+    out.print(title, style="bold", soft_wrap=True)
+    grid = Table()
+    grid.add_column(columns[0], overflow="fold")
+    for column in columns[1:]:
+        grid.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*row)
+    out.print(grid)
 
 
 def _balance_row(result: PolicyResult) -> list[str]:

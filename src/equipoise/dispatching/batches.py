@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from equipoise import metrics
 from equipoise.checks import check_integer, check_number
 from equipoise.cluster import Cluster
 from equipoise.dispatching.splitting import checked_load, shares_of, split_work, times_of
+from equipoise.dispatching.tokens import round_tokens
 from equipoise.errors import ArgumentError
 from equipoise.kernels.filling import Fees, FillWork, fill_rows, make_fill_work, time_of_links
 from equipoise.kernels.splitting import SplitWork
@@ -109,6 +111,16 @@ class BatchPlan:
         """Balancedness of the worst layer that has load."""
         return metrics.worst_layer(self.largest, self.ideal)
 
+    @property
+    def fifth_percentile(self) -> float:
+        """5th percentile of balancedness over the layers that have load."""
+        return metrics.fifth_percentile(self.largest, self.ideal)
+
+    @cached_property
+    def whole_tokens(self) -> Ints:
+        """Whole tokens of each slot that add up to each expert's load (:attr:`equipoise.Dispatch.whole_tokens`)."""
+        return round_tokens(self.tokens, self.placement, self.load)
+
 
 def plan_batch(
     load: npt.ArrayLike | LoadTrace,
@@ -136,11 +148,13 @@ def plan_batch(
         Largest over ideal rank time that is good enough, >= 1: the filling with few moves that reaches it, or comes nearest, as
         far as moves pay.
     gain_per_move : float
-        Part of the ideal time that a move must save, >= 0. The default leaves out moves nobody would notice; 0 takes any.
+        Part of the ideal time that a move must save, >= 0. The default leaves out moves nobody would notice and takes others
+        for free, as nothing is known of links without ``move_time``; 0 takes any.
     max_received : int, optional
         Replicas that a rank may receive, <= spare_slots. Default: all its spare slots.
     move_time : MoveTime, optional
-        Moves then pay only where the batch ends earlier by more than the slowest rank takes to send or receive.
+        What moves take. They are then made only where the batch ends earlier by more than the slowest rank takes to send or
+        receive; give it wherever weights really move.
     prefer_near : bool
         Prefer receivers on the node of the rank that gives.
     held : Placement, optional
@@ -294,12 +308,15 @@ def make_batch_work(cluster: Cluster, num_experts: int, home: Cluster, most_rece
 
 
 def _checked_spare(spare_slots: int, home: Placement) -> int:
-    room = home.num_experts - int(home.cluster.slot_counts.max())
-    if check_integer("spare_slots", spare_slots) > room:
+    check_integer("spare_slots", spare_slots)
+    cluster = home.cluster
+    room = np.where(cluster.alive, home.num_experts - cluster.slot_counts, spare_slots)
+    rank = int(room.argmin())
+    if room[rank] < spare_slots:
         raise ArgumentError(
-            f"{spare_slots} spare slots beside {home.num_experts - room} at home for {home.num_experts} experts",
+            f"{spare_slots} spare slots beside {cluster.slot_counts[rank]} on rank {rank} for {home.num_experts} experts",
             "no rank may hold an expert twice",
-            f"take at most {room}" if room > 0 else "every rank has room for all experts already",
+            f"take at most {room[rank]}" if room[rank] > 0 else "that rank has room for all experts already",
         )
     return spare_slots
 

@@ -20,6 +20,7 @@ _ROUNDING = 1e-9
 _WORK = 2.6  # moves a rank that all trials together may take, beside which each counts as a few
 _WORK_OF_TRIAL = 6.0
 _BISECTIONS = 10
+_MOVES_A_RANK = 0.5  # about what filling all spare slots anew takes
 _COARSE = 1.7
 _WORTH_KEEPING = 0.02  # tokens over the ideal time, of a replica that is held
 _START = 3e-3
@@ -29,6 +30,7 @@ _EXCESS_A_MOVE = 5.0  # measured: with moves of price p the best excess over the
 class FillWork(NamedTuple):
     """Scratch of one thread, and what holds for all layers of a cluster; made by :func:`make_fill_work`."""
 
+    num_nodes: int
     node: Ints  # [ranks]
     is_up: Flags  # [ranks]
     room: Ints  # [ranks] spare slots, a rank's last
@@ -50,6 +52,7 @@ class FillWork(NamedTuple):
     is_full: Flags  # [ranks]
     done: Ints  # [1] moves of the last filling, kept or not
     has_replicas: Flags  # [1] whether ``base`` has an expert on several ranks
+    is_uneven: Flags  # [1] whether speeds differ
 
 
 class Fees(NamedTuple):
@@ -67,6 +70,7 @@ def make_fill_work(num_experts: int, rank_of_slot: Ints, node: Ints, is_up: Flag
     """Make the scratch that :func:`fill_rows` writes on."""
     num_slots, num_ranks = rank_of_slot.shape[0], node.shape[0]
     return FillWork(
+        node.max() + 1,
         node.copy(),
         is_up.copy(),
         room.copy(),
@@ -87,6 +91,7 @@ def make_fill_work(num_experts: int, rank_of_slot: Ints, node: Ints, is_up: Flag
         np.empty(num_experts, np.int64),
         np.empty(num_ranks, np.bool_),
         np.empty(1, np.int64),
+        np.empty(1, np.bool_),
         np.empty(1, np.bool_),
     )
 
@@ -140,10 +145,146 @@ def fill_row(
     goal = max(bound, fees.stop_at * ideal) * (1.0 + _ROUNDING)
     if kept > goal:
         _choose(home, held, load, kept, bound, ideal, fees, fill, split, slots, source, tight)
-    split_row(slots, load, split, tokens, rank_load, tight)
+    level = split_row(slots, load, split, tokens, rank_load, tight)
+    if level > goal and _is_hard(home, load, split):
+        _polish(held, load, goal, ideal, fees, fill, split, slots, source, tokens, rank_load, tight)
     while _drop_unused(held, tokens, slots, source):
         split_row(slots, load, split, tokens, rank_load, tight)
+    if fill.num_nodes > 1:
+        _take_from_nearest(held, fill, split, slots, source)
     return bound
+
+
+@kernel
+def _is_hard(home: Ints, load: Floats, split: SplitWork) -> bool:
+    """Tell whether handing on copies alone may stop early: where home has replicas, or speeds differ."""
+    filled = 0
+    for e in home:
+        if e >= 0:
+            filled += 1
+    return filled > load.shape[0] or _is_uneven(split.speed)
+
+
+@kernel
+def _is_uneven(speed: Floats) -> bool:
+    for r in range(speed.shape[0]):
+        if speed[r] != speed[0]:
+            return True
+    return False
+
+
+@kernel
+def _polish(
+    held: Ints,
+    load: Floats,
+    goal: float,
+    ideal: float,
+    fees: Fees,
+    fill: FillWork,
+    split: SplitWork,
+    slots: Ints,
+    source: Ints,
+    tokens: Floats,
+    rank_load: Floats,
+    tight: Flags,
+) -> None:
+    """Give what the tight ranks hold most of to the rank with most room beside them, as long as that pays."""
+    cost = _cost_of_split(ideal, fees, fill, split, slots, source, rank_load)
+    for _ in range(tight.shape[0]):
+        if _slowest(split, rank_load) <= goal:
+            return
+        taker = _roomiest(fill, split, slots, source, rank_load, tight)
+        giver = _fullest(taker, held, split, slots, tokens, tight)
+        if giver == _NONE:
+            return
+        t = split.first_slot[taker + 1] - fill.room[taker]
+        while slots[t] >= 0:
+            t += 1
+        slots[t], source[t] = slots[giver], source[giver] if source[giver] >= 0 else split.rank_of_slot[giver]
+        split_row(slots, load, split, tokens, rank_load, tight)
+        then = _cost_of_split(ideal, fees, fill, split, slots, source, rank_load)
+        if then >= cost:
+            slots[t], source[t] = held[t], _NONE
+            split_row(slots, load, split, tokens, rank_load, tight)
+            return
+        cost = then
+
+
+@kernel
+def _slowest(split: SplitWork, rank_load: Floats) -> float:
+    level = 0.0
+    for r in range(rank_load.shape[0]):
+        level = max(level, rank_load[r] / split.speed[r])
+    return level
+
+
+@kernel
+def _cost_of_split(
+    ideal: float, fees: Fees, fill: FillWork, split: SplitWork, slots: Ints, source: Ints, rank_load: Floats
+) -> float:
+    """Return the time of the slowest rank and the fees."""
+    moves = 0
+    for r in source:
+        if r >= 0:
+            moves += 1
+    links = time_of_links(slots, source, fees.near, fees.far, split.rank_of_slot, fill.node, fill.sent, fill.received)
+    return _slowest(split, rank_load) + fees.of_move * ideal * moves + links
+
+
+@kernel
+def _roomiest(fill: FillWork, split: SplitWork, slots: Ints, source: Ints, rank_load: Floats, tight: Flags) -> int:
+    """Return the rank with most room below the slowest, not tight, that has an empty spare slot; -1 without one."""
+    level, best, most = _slowest(split, rank_load), _NONE, 0.0
+    for r in range(tight.shape[0]):
+        empty, received = 0, 0
+        for t in range(split.first_slot[r + 1] - fill.room[r], split.first_slot[r + 1]):
+            if slots[t] < 0:
+                empty += 1
+            elif source[t] >= 0:
+                received += 1
+        room = level * split.speed[r] - rank_load[r]
+        if not tight[r] and empty > 0 and received < fill.most_received[r] and room > most:
+            best, most = r, room
+    return best
+
+
+@kernel
+def _fullest(taker: int, held: Ints, split: SplitWork, slots: Ints, tokens: Floats, tight: Flags) -> int:
+    """Return the slot of a tight rank with most tokens, of an expert that the taker has not, nor had; -1 without one."""
+    best = _NONE
+    if taker == _NONE:
+        return best
+    for s in range(slots.shape[0]):
+        if slots[s] < 0 or not tight[split.rank_of_slot[s]] or tokens[s] <= 0.0:
+            continue
+        if best != _NONE and tokens[s] <= tokens[best]:
+            continue
+        is_there = False
+        for t in range(split.first_slot[taker], split.first_slot[taker + 1]):
+            is_there |= slots[t] == slots[s] or held[t] == slots[s]
+        if not is_there:
+            best = s
+    return best
+
+
+@kernel
+def _take_from_nearest(held: Ints, fill: FillWork, split: SplitWork, slots: Ints, source: Ints) -> None:
+    """Let each moved replica come from a holder on its own node where there is one, of several from who sends least."""
+    sent, rank, node = fill.sent, split.rank_of_slot, fill.node
+    sent[:] = 0.0
+    for s in range(slots.shape[0]):
+        if source[s] < 0:
+            continue
+        best = source[s]
+        for t in range(slots.shape[0]):
+            r = rank[t]
+            if held[t] != slots[s] or r == best:
+                continue
+            is_near, was_near = node[r] == node[rank[s]], node[best] == node[rank[s]]
+            if (is_near and not was_near) or (is_near == was_near and sent[r] < sent[best]):
+                best = r
+        source[s] = best
+        sent[best] += 1.0
 
 
 @kernel
@@ -164,20 +305,32 @@ def _choose(
     """Choose among what is held, what is held and used with more beside it, and filling all spare slots anew."""
     base = fill.base
     base[:] = held
-    for s in range(home.shape[0]):
-        if home[s] < 0 and fill.base_tokens[s] <= _WORTH_KEEPING * ideal:
-            base[s] = _NONE
-    before = kept
     is_held = False
     for s in range(home.shape[0]):
         is_held |= held[s] != home[s]
-    if is_held:
-        before = split_row(base, load, split, fill.base_tokens, fill.base_load, tight)
+        if home[s] < 0 and held[s] >= 0 and fill.base_tokens[s] <= _WORTH_KEEPING * ideal:
+            _send_home(s, home, held, fill, split)
+            base[s] = _NONE
+    before = _slowest(split, fill.base_load) if is_held else kept
     least = _improve(base, held, before, kept, bound, ideal, fees, fill, split, slots, source)
-    if is_held:
+    usual = ideal * (1.0 + fees.of_move * (_EXCESS_A_MOVE + _MOVES_A_RANK * fill.room.shape[0]))
+    if is_held and least > max(bound, fees.stop_at * ideal, usual) * (1.0 + _ROUNDING):
         base[:] = home
         before = split_row(base, load, split, fill.base_tokens, fill.base_load, tight)
         _improve(base, held, before, least, bound, ideal, fees, fill, split, slots, source)
+
+
+@kernel
+def _send_home(s: int, home: Ints, held: Ints, fill: FillWork, split: SplitWork) -> None:
+    """Give a spare slot's few tokens back to a home slot of the same expert."""
+    tokens, rank, e = fill.base_tokens, split.rank_of_slot, held[s]
+    for t in split.slot[split.first[e] : split.first[e] + split.copies[e]]:
+        if home[t] >= 0:
+            tokens[t] += tokens[s]
+            fill.base_load[rank[t]] += tokens[s]
+            fill.base_load[rank[s]] -= tokens[s]
+            tokens[s] = 0.0
+            return
 
 
 @kernel
@@ -209,6 +362,7 @@ def _prepare(base: Ints, fill: FillWork, split: SplitWork) -> None:
     first_slot = split.first_slot
     fill.slots[:] = base
     fill.source[:] = _NONE
+    fill.is_uneven[0] = _is_uneven(split.speed)
     fill.has_replicas[0] = False
     for e in range(split.copies.shape[0]):
         if split.copies[e] > 1:
@@ -409,6 +563,8 @@ def _fill(base: Ints, level: float, most: float, prefer_near: bool, fill: FillWo
             source[t] = _NONE
         if spare[r] > 0 and cap[r] > 0.0:
             waiting = _stand_in_line(r, waiting, line, cap)
+    if fill.is_uneven[0]:
+        _sort_by_room(order, cap)
     moves = 0
     fill.done[0] = 0
     for giver in order:
@@ -453,6 +609,18 @@ def _fill(base: Ints, level: float, most: float, prefer_near: bool, fill: FillWo
             waiting = _stand_in_line(giver, waiting, line, cap)
     fill.done[0] = moves
     return moves
+
+
+@kernel
+def _sort_by_room(order: Ints, cap: Floats) -> None:
+    """Order ranks by what they can take, those that must give most first: with equal speeds the slowest are."""
+    for i in range(order.shape[0]):
+        r = order[i]
+        j = i
+        while j > 0 and cap[order[j - 1]] > cap[r]:
+            order[j] = order[j - 1]
+            j -= 1
+        order[j] = r
 
 
 @part

@@ -30,6 +30,7 @@ WINDOWS = 16
 
 _OF_FORECAST = 0.5
 _WORTH_IT = 0.003
+_SLOWEST = 1e-60  # of the fastest rank's speed; fourth powers of times must stay within floats
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Manner:
 MANNERS = {
     "fast": (Manner(2, 0.8),),
     "default": (Manner(2, 0.8), Manner(3, 0.7)),
-    "best": (Manner(2, 0.8), Manner(3, 0.7)),
+    "best": (Manner(2, 0.8), Manner(3, 0.7), Manner(4, 0.7), Manner(2, 1.0)),
 }
 """Of each effort; a layer takes a later one where that is better by 0.3 %."""
 
@@ -74,6 +75,8 @@ def plan_for_dispatch(problem: Problem, windows: Floats, effort: str = "default"
 
     Notes
     -----
+    Where speeds differ the ordinary plan is one more candidate: manners do not know that a very slow rank should hold little.
+
     A manner takes about O(slots * (ranks + links) + experts * ranks * windows) a layer, and a split a window to judge it.
     """
     _refuse_unsupported(problem)
@@ -96,10 +99,13 @@ def _plan(problem: Problem, windows: Floats, effort: str) -> Layers:
     forecast = np.ascontiguousarray(loads[:, -1])
     held, level = _best_manner(problem, forecast, loads, weight, MANNERS[effort])
     domain = problem.everything
-    missing = np.flatnonzero(np.isinf(level))
-    if missing.size:
-        usual = plan_layers(replace(problem, load=np.ascontiguousarray(problem.load[missing])), EFFORTS["fast"])
-        held[missing] = usual.slots[:, domain.slots]
+    in_doubt = np.flatnonzero(np.isinf(level) | (domain.speed.min() < domain.speed.max()))
+    if in_doubt.size:
+        usual = plan_layers(replace(problem, load=np.ascontiguousarray(problem.load[in_doubt])), EFFORTS[effort])
+        usual_slots = np.ascontiguousarray(usual.slots[:, domain.slots])
+        found = _judge(domain, usual_slots, np.ascontiguousarray(loads[in_doubt]), weight)
+        wins = ~(level[in_doubt] * (1.0 - _WORTH_IT) <= found)
+        held[in_doubt[wins]] = usual_slots[wins]
     slots = np.full((problem.num_layers, problem.cluster.num_slots), ABSENT, np.int64)
     slots[:, domain.slots] = held
     own = np.ones(1)
@@ -125,11 +131,12 @@ def _best_manner(
     domain, (num_layers, num_experts) = problem.everything, forecast.shape
     num_ranks, num_slots = domain.ranks.size, domain.slots.size
     work = make_connect_work(num_experts, num_ranks, loads.shape[1])
+    speed = np.maximum(domain.speed / domain.speed.max(), _SLOWEST)
     best, level = np.empty((num_layers, num_slots), np.int64), np.full(num_layers, np.inf)
     for manner in manners:
         count = greedy_replicas(_power(forecast, manner.quarters), num_slots, num_ranks)
         slots, is_done = np.empty_like(best), np.empty(num_layers, np.bool_)
-        connect_rows(forecast, loads, weight, count, manner.carry, domain.room, domain.speed, work, slots, is_done)
+        connect_rows(forecast, loads, weight, count, manner.carry, domain.room, speed, work, slots, is_done)
         found = np.full(num_layers, np.inf)
         found[is_done] = _judge(domain, slots[is_done], np.ascontiguousarray(loads[is_done]), weight)
         wins = found < np.where(np.isinf(level), np.inf, level * (1.0 - _WORTH_IT))
@@ -148,7 +155,7 @@ def _judge(domain: Domain, slots: Ints, loads: Floats, weight: Floats) -> Floats
 def _power(load: Floats, quarters: int) -> Floats:
     """Return load to the power of quarters / 4 by square roots, which are the same to the last bit everywhere."""
     root = np.sqrt(load)
-    return np.ascontiguousarray(root if quarters == 2 else root * np.sqrt(root))
+    return np.ascontiguousarray({2: root, 3: root * np.sqrt(root), 4: load}[quarters])
 
 
 def _refuse_unsupported(problem: Problem) -> None:

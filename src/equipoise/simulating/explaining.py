@@ -51,11 +51,13 @@ class Chain:
     - ``ideal``: the load level over all ranks (slots);
     - ``replicas``: on top of it, a proven bound for any placement of whole replicas in these slots;
     - ``locality``: on top, the bound with groups kept on their nodes; 0 without that rule;
-    - ``packing``: on top, the placement this policy's planner makes when it knows the window;
+    - ``packing``: on top, the placement this policy's planner makes when it knows the window, dispatched as it plans for:
+      evenly, or optimally with ``planned_for="optimal"``; that split may beat the bounds, which are for even ones;
     - ``forecast``: on top, the placement in use, which was made without knowing it, dispatched evenly;
     - ``dispatch``: on top, with the dispatch rule instead of an even split: below 0 where it removes loss;
-    - ``batch``: on top, with spare slots filled for the window: below 0. Without that rule 0; with it the placement in use has
-      fewer slots than the one it is held against, and ``dispatch`` is the optimal split over it.
+    - ``batch``: on top, with spare slots filled for the window: <= 0 at rank level, at slot level it may be positive. Without
+      that rule 0; with it the placement in use has fewer slots than the one it is held against, and ``dispatch`` is the
+      optimal split over it.
     """
 
     policy: str
@@ -73,6 +75,19 @@ class Chain:
     def total(self) -> float:
         """What the placements in use met, over all windows."""
         return float(self.tokens.sum(axis=0).sum())
+
+    @property
+    def removed(self) -> dict[str, float]:
+        """Share of the loss that ``dispatch`` and ``batch`` each take off, 0 where a term is not negative.
+
+        The loss is the sum of the positive terms after the ideal, all windows together; 0 where nothing is lost.
+
+        >>> Chain("last", "rank", 4, np.array([[8.0], [0], [0], [1], [3], [-2], [-1]]), "batch:1").removed
+        {'dispatch': 0.5, 'batch': 0.25}
+        """
+        terms = self.terms
+        lost = sum(max(tokens, 0.0) for term, tokens in terms.items() if term != "ideal")
+        return {term: max(-terms[term], 0.0) / lost if lost > 0 else 0.0 for term in ("dispatch", "batch")}
 
     @property
     def balancedness(self) -> dict[str, float]:
@@ -156,12 +171,19 @@ def _column(policy: PlannedPolicy, known: Placement, met: Met, level: Level) -> 
     reached = [_ideal(free, level), bound_of(free)]
     kept = make_problem(load, cluster, policy.num_groups, policy.locality)
     reached.append(np.maximum(bound_of(kept), reached[-1]) if kept.locality == "strict" and kept.has_homes else reached[-1])
-    reached.append(_largest(known, split_evenly(known.expert_of_slot, load), level))
+    reached.append(_largest(known, _split_as_planned(policy, known, load), level))
     reached.append(_largest(met.placement, split_evenly(met.placement.expert_of_slot, load), level))
     reached.append(_largest(met.placement, _split_at_home(met), level))
     reached.append(_largest(met.served.placement, met.served.tokens, level))
     sums = np.array([step.sum() for step in reached])
     return np.diff(sums, prepend=0.0)
+
+
+def _split_as_planned(policy: PlannedPolicy, known: Placement, load: Floats) -> Floats:
+    """Return the tokens over a plan by the split that it was made for."""
+    if policy.planned_for == "optimal":
+        return split_batch(load, known)[0]
+    return split_evenly(known.expert_of_slot, load)
 
 
 def _split_at_home(met: Met) -> Floats:

@@ -28,7 +28,7 @@ from equipoise.planning.problem import make_problem, spread_slots
 from equipoise.planning.published import named_composition, split_name
 from equipoise.planning.scenarios import mean_load
 from equipoise.simulating.rules import make_rule
-from equipoise.simulating.triggers import Trigger, make_trigger
+from equipoise.simulating.triggers import Times, Trigger, even_times, judging_by, make_trigger
 
 OURS = "equipoise"
 ONCE = 0
@@ -80,7 +80,8 @@ class PlannedPolicy:
     num_groups, locality, home_share
         As for :func:`equipoise.plan`.
     planned_for : "equal" or "optimal"
-        The split that our planner plans for (``dispatch`` of :func:`equipoise.plan`).
+        The split that our planner plans for (``dispatch`` of :func:`equipoise.plan`); ``optimal`` goes with no other planner,
+        no locality and no home share.
     dispatch : str, optional
         How its tokens are split (:mod:`equipoise.simulating.rules`); default: the simulation's rule.
     seed : int
@@ -121,6 +122,17 @@ class PlannedPolicy:
             Constraints(self.home_share)
         if self.planner != OURS:
             named_composition(*split_name(self.planner))
+        self._refuse_what_optimal_ignores()
+
+    def _refuse_what_optimal_ignores(self) -> None:
+        for setting, usual in (("home_share", None), ("planner", OURS), ("locality", "none")):
+            value = getattr(self, setting)
+            if self.planned_for == "optimal" and value != usual:
+                raise ArgumentError(
+                    f"planned_for=optimal with {setting}={value}",
+                    "only our planner plans for an optimal split, without a locality rule",
+                    f"leave {setting} or planned_for out",
+                )
 
     @property
     def name(self) -> str:
@@ -135,13 +147,13 @@ class PlannedPolicy:
                 parts.append(f"{setting.metadata.get('text', setting.name)}={shown}")
         return ",".join(parts)
 
-    def begin(self, cluster: Cluster, num_layers: int, num_experts: int) -> Actor:
-        """Return the policy at work; what cannot be planned on ``cluster`` is refused here."""
+    def begin(self, cluster: Cluster, num_layers: int, num_experts: int, times: Times = even_times) -> Actor:
+        """Return the policy at work, its trigger judging by ``times``; refuse what cannot be planned on ``cluster``."""
         cluster = self.on(cluster)
         self.plan_for(np.zeros((1, num_experts)), cluster)
         problem = make_problem(np.zeros((num_layers, num_experts)), cluster, self.num_groups, self.locality)
         memory = make_forecaster(self.forecast).begin(Backtest(problem))
-        return _PlannedActor(self, cluster, memory, make_trigger(self.trigger))
+        return _PlannedActor(self, cluster, memory, judging_by(make_trigger(self.trigger), times))
 
     def on(self, cluster: Cluster) -> Cluster:
         """Return the cluster with the slots that this policy has on its ranks."""

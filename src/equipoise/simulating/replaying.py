@@ -17,10 +17,11 @@ from equipoise.errors import ArgumentError, EquipoiseError
 from equipoise.kernels.scoring import add_up_active, add_up_ranks, audit, count_received
 from equipoise.kernels.types import Floats
 from equipoise.placement import Placement
-from equipoise.simulating.policies import Actor, PlannedPolicy, Policy, check_fits, make_policies
+from equipoise.simulating.policies import Actor, FixedPolicy, PlannedPolicy, Policy, check_fits, make_policies
 from equipoise.simulating.results import PolicyResult, Simulation
 from equipoise.simulating.rules import Rule, Served, make_rule
 from equipoise.simulating.timing import TimeModel, make_time_model
+from equipoise.simulating.triggers import Below, Gain, even_times, make_trigger
 from equipoise.streams import LoadStream
 from equipoise.trace import LoadTrace
 
@@ -66,11 +67,13 @@ def simulate(
     dispatch : "equal", "hash", "round_robin", "nearest", "optimal" or "batch:1"
         How an expert's tokens are split over its replicas, where a policy does not say. Under ``batch:n`` policies plan for n
         slots a rank fewer, and these are filled anew for each window, which counts as one batch; fixed placements get them on
-        top.
+        top. Its moves are held against ``per_token`` of the time model alone. Stalls of its moves count the rank that sends or
+        receives most, those of new plans the rank that receives most.
     time_model : str or TimeModel
         What windows and moves take; by name one of ``tokens``, ``prefill-h100``, ``decode-h100``.
     batches_per_window : int
-        Batches (steps) that were added up in each window; active experts are counted in a mean batch.
+        Batches (steps) that were added up in each window; active experts are counted in a mean batch. Under ``batch:n`` the
+        window is still served as one batch.
     seed : int
         Of the hash, and of ranks with no replica near.
     watch : callable, optional
@@ -82,7 +85,7 @@ def simulate(
     -------
     Simulation
         A policy that returned an invalid placement, or failed, has its ``failure`` in words and the windows until then; the
-        others go on.
+        others go on. ``milliseconds`` are those of forecasts and plans, without dispatch() and plan_batch() themselves.
 
     Raises
     ------
@@ -176,16 +179,15 @@ class _Run:
             seconds = perf_counter() - start + self.seconds_to_see
             if found is not None or self.placement is None:
                 found = check_fits(found, self.setting.cluster, load.shape[0], load.shape[1])
+            stall, moves = (0.0, 0) if found is None else self._apply(found)
+            assert self.placement is not None
+            assert self.serve is not None
+            served = self.serve(load)
         except Exception as error:
             self._fail(window, error)
             return
-        stall, moves = 0.0, 0
         if found is not None:
             self.milliseconds.append(1e3 * seconds)
-            stall, moves = self._apply(found)
-        assert self.placement is not None
-        assert self.serve is not None
-        served = self.serve(load)
         if served.carried is not None:
             moves += served.moves
             stall += self.setting.time_model.stall(served.carried)
@@ -219,9 +221,13 @@ class _Run:
         )
 
     def _apply(self, found: Placement) -> tuple[float, int]:
-        """Put a placement to use; return the stall and the replicas that ranks received. The first one moves nothing."""
-        old, self.placement = self.placement, found
-        self.serve = self.rule.begin(found, self.setting.time_model, self.setting.seed)
+        """Put a placement to use; return the stall and the replicas that ranks received. The first one moves nothing.
+
+        The same placement again is served as before: what spare slots hold is not forgotten.
+        """
+        old = self.placement
+        if old is None or not _is_same(old, found):
+            self.placement, self.serve = found, self.rule.begin(found, self.setting.time_model, self.setting.seed)
         ranks, alive = found.cluster.rank_of_slot, np.asarray(found.cluster.alive)
         self.duplicates += audit(found.expert_of_slot, ranks, alive, found.num_experts)[3]
         if old is None:
@@ -269,17 +275,33 @@ def _begin(policies: Sequence[Policy], setting: _Setting, shape: tuple[int, ...]
         own = getattr(policy, "dispatch", None)
         rule = setting.rule if own is None else make_rule(own)
         try:
-            runs.append(_Run(policy, _at_home(policy, rule, setting).begin(rule.home(setting.cluster), *shape), setting, rule))
+            runs.append(_Run(policy, _begin_one(policy, rule, setting.cluster, shape), setting, rule))
         except EquipoiseError as error:
             raise type(error)(f"policy {policy.name}: {error.found}", error.rule, error.next_step) from error
     return runs
 
 
-def _at_home(policy: Policy, rule: Rule, setting: _Setting) -> Policy:
-    """Return a policy that plans for the slots it has without the spare ones."""
-    if not (rule.spare_slots and isinstance(policy, PlannedPolicy) and policy.slots is not None):
-        return policy
-    return replace(policy, slots=policy.slots - rule.spare_slots * sum(setting.cluster.alive))
+def _begin_one(policy: Policy, rule: Rule, cluster: Cluster, shape: tuple[int, ...]) -> Actor:
+    """Return a policy at work on the slots it has without the spare ones; fixed placements get those on top."""
+    num_layers, num_experts = shape
+    if isinstance(policy, FixedPolicy):
+        return policy.begin(cluster, num_layers, num_experts)
+    if not isinstance(policy, PlannedPolicy):
+        return policy.begin(rule.home(cluster, num_experts), num_layers, num_experts)
+    trigger = make_trigger(policy.trigger)
+    if rule.times is None and isinstance(trigger, Below | Gain):
+        raise ArgumentError(
+            f"trigger {trigger.name} under dispatch {rule.name}",
+            "below and gain judge a placement by its balance, which here depends on what spare slots hold",
+            "use trigger always, or another dispatch rule",
+        )
+    if rule.spare_slots:
+        cluster, policy = rule.home(policy.on(cluster), num_experts), replace(policy, slots=None, label=policy.name)
+    return policy.begin(cluster, num_layers, num_experts, rule.times or even_times)
+
+
+def _is_same(one: Placement, other: Placement) -> bool:
+    return one.cluster == other.cluster and np.array_equal(one.expert_of_slot, other.expert_of_slot)
 
 
 def _checked(trace: Windows) -> Iterator[Floats]:

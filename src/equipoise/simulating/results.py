@@ -41,7 +41,8 @@ class PolicyResult:
     explanation : str
         What the policy says of its choices, where it does.
     milliseconds : float
-        Median time to forecast and plan; measured, so it is not written to files, and nan when read from one.
+        Median time to forecast and plan, without dispatch() and plan_batch(); measured, so it is not written to files, and nan
+        when read from one.
     """
 
     name: str

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
+from equipoise import metrics
 from equipoise.errors import ArgumentError
 from equipoise.kernels.types import Floats
 from equipoise.placement import Placement
 
+Times = Callable[[Placement, Floats], tuple[Floats, Floats]]
+"""From a placement and a load [layers, experts] to the largest rank time and the ideal time of each layer."""
+
+
+def even_times(placement: Placement, load: Floats) -> tuple[Floats, Floats]:
+    """Return the times with each expert's tokens split evenly over its replicas."""
+    return placement.layer_times(load)
+
 
 class Trigger(Protocol):
-    """Decides on plans by what is known before the next window."""
+    """Decides on plans by what is known before the next window.
+
+    How tokens are split it must know by itself; those below do, from :func:`judging_by`.
+    """
 
     @property
     def name(self) -> str:
@@ -51,10 +64,11 @@ class Always:
 class Below:
     """Plan only where the placement in use had less balance than this on the last window; by name ``below:0.9``.
 
-    SGLang's utilisation threshold.
+    SGLang's utilisation threshold. ``times`` says how tokens are split.
     """
 
     balancedness: float
+    times: Times = field(default=even_times, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -63,7 +77,7 @@ class Below:
 
     def is_due(self, placement: Placement, last: Floats) -> bool:
         """Compare the last window's balance with the threshold."""
-        return placement.balancedness(last) < self.balancedness
+        return metrics.balancedness(*self.times(placement, last)) < self.balancedness
 
     def is_worth_it(self, placement: Placement, found: Placement, expected: Floats) -> bool:
         """Return True."""
@@ -74,10 +88,11 @@ class Below:
 class Gain:
     """Use a plan only where it lowers the slowest ranks' expected time by more than this share; by name ``gain:0.05``.
 
-    vLLM's gate on ROCm uses 0.05.
+    vLLM's gate on ROCm uses 0.05. ``times`` says how tokens are split.
     """
 
     share: float
+    times: Times = field(default=even_times, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -91,8 +106,13 @@ class Gain:
     def is_worth_it(self, placement: Placement, found: Placement, expected: Floats) -> bool:
         """Compare what both are expected to take, over all layers (and scenarios)."""
         loads = expected if expected.ndim == 3 else expected[np.newaxis]
-        now, then = (sum(float(p.layer_times(load)[0].sum()) for load in loads) for p in (placement, found))
+        now, then = (sum(float(self.times(p, load)[0].sum()) for load in loads) for p in (placement, found))
         return then < (1.0 - self.share) * now
+
+
+def judging_by(trigger: Trigger, times: Times) -> Trigger:
+    """Return a trigger of this module that judges by ``times``; any other as it is."""
+    return replace(trigger, times=times) if isinstance(trigger, Below | Gain) else trigger
 
 
 _TRIGGERS = {"below": Below, "gain": Gain}
