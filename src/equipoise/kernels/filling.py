@@ -148,7 +148,7 @@ def fill_row(
     level = split_row(slots, load, split, tokens, rank_load, tight)
     if level > goal and _is_hard(home, load, split):
         _polish(held, load, goal, ideal, fees, fill, split, slots, source, tokens, rank_load, tight)
-    while _drop_unused(held, tokens, slots, source):
+    while _drop_unused(held, tokens, split, tight, slots, source):
         split_row(slots, load, split, tokens, rank_load, tight)
     if fill.num_nodes > 1:
         _take_from_nearest(held, fill, split, slots, source)
@@ -407,15 +407,25 @@ def _keep(held: Ints, fill: FillWork, split: SplitWork, slots: Ints, source: Int
 
 
 @kernel
-def _drop_unused(held: Ints, tokens: Floats, slots: Ints, source: Ints) -> bool:
-    """Undo moves of replicas that get no tokens; whether that puts back others, over which to split anew."""
-    is_back = False
+def _drop_unused(held: Ints, tokens: Floats, split: SplitWork, tight: Flags, slots: Ints, source: Ints) -> bool:
+    """Undo moves of replicas that get no tokens; whether what that puts back could level more, so that to split anew pays."""
+    is_a_way = False
     for s in range(slots.shape[0]):
         if source[s] >= 0 and tokens[s] <= 0.0:
             slots[s] = held[s]
             source[s] = _NONE
-            is_back |= held[s] >= 0
-    return is_back
+            if held[s] >= 0 and not tight[split.rank_of_slot[s]]:
+                is_a_way |= _is_within(tight, held[s], split)
+    return is_a_way
+
+
+@kernel
+def _is_within(tight: Flags, expert: int, split: SplitWork) -> bool:
+    """Tell whether tight ranks alone have an expert, as it was split last."""
+    for t in split.slot[split.first[expert] : split.first[expert] + split.copies[expert]]:
+        if not tight[split.rank_of_slot[t]]:
+            return False
+    return True
 
 
 @kernel
