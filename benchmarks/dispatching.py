@@ -2,12 +2,15 @@
 
     python -m benchmarks.dispatching                 # every row
     python -m benchmarks.dispatching --rows 1,2      # some
+    python -m benchmarks.dispatching --others        # traffic on which nothing was chosen, instead of the rows
     python -m benchmarks.dispatching --quick         # a smoke run, which judges nothing
 
-1: dispatch against the linear program (scipy's HiGHS), every fourth window and every tenth layer, equal and unequal speeds;
-2: its time; 3: next-window balance with planning for dispatch, beside ordinary plans; 4: replicas for the batch, balance, moves
-and time from the same calls; 5: balance against moves. Loads are found as in main_job.py. A plan, or a home, is made from the
-windows so far and meets the next one; balance is sum of ideal over sum of largest rank load, mean over windows. One thread.
+1: dispatch against the linear program (scipy's HiGHS), every fourth window and every tenth layer, equal and unequal speeds,
+on ordinary plans and on plans for dispatch; 2: its time on both; 3: next-window balance with planning for dispatch, beside
+ordinary plans; 4: replicas for the batch, balance, moves and time from the same calls; 5: balance against moves; 6: one home
+kept for all windows, and what spare slots hold from the window before. Loads are found as in main_job.py. A plan, or a home,
+is made from the windows so far and meets the next one; balance is sum of ideal over sum of largest rank load, mean over
+windows. One thread.
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ from time import perf_counter
 import numpy as np
 from benchmarks.main_job import GLM, GPT_OSS, LOADS
 from benchmarks.rows import Row, check_loads, measure
+from benchmarks.traffic import OTHERS as UNSEEN
+from benchmarks.traffic import REQUESTS, as_result, said
 from rich.console import Console
+from rich.table import Table
 from scipy.optimize import linprog
 from scipy.sparse import coo_matrix
 
@@ -39,6 +45,7 @@ OTHERS = {
     "gpt-oss x 4, 32/40/8": (GPT_OSS, 4, 8, 40),
     "OLMoE domains, 64/72/8": (OLMOE, 1, 8, 72),
 }
+PLANS = {"equal": "ordinary plans", "optimal": "plans for dispatch"}
 PRICES = {1: 0.003, 2: 0.0005}
 """Part of the ideal time that a move must save, for one and two spare slots a rank."""
 
@@ -54,10 +61,10 @@ def glm(quick: bool) -> np.ndarray:
 
 
 @cache
-def planned(num_ranks: int, num_slots: int, quick: bool) -> list[Placement]:
-    """Return a plan of each window but the last."""
+def planned(num_ranks: int, num_slots: int, quick: bool, split: str = "equal") -> list[Placement]:
+    """Return a plan of each window but the last, made for that split."""
     cluster = Cluster(num_ranks=num_ranks, slots_per_rank=num_slots // num_ranks)
-    return [plan(load, cluster).placement for load in glm(quick)[:-1]]
+    return [plan(load, cluster, dispatch=split).placement for load in glm(quick)[:-1]]
 
 
 def least_by_program(load: np.ndarray, expert: np.ndarray, rank: np.ndarray, speed: np.ndarray) -> float:
@@ -77,42 +84,55 @@ def least_by_program(load: np.ndarray, expert: np.ndarray, rank: np.ndarray, spe
 
 def beside_the_program(quick: bool) -> Iterator[Row]:
     """1: the largest rank time against the optimum."""
-    load = glm(quick)
     uneven = 0.5 + np.random.default_rng(0).random(32)
     for num_slots in SLOTS:
-        for what, speed in (("equal", np.ones(32)), ("unequal", uneven)):
-            cluster = Cluster(num_ranks=32, slots_per_rank=num_slots // 32, rank_speeds=speed)
-            worst, layers = 0.0, 0
-            for window in range(0, len(load) - 1, 4):
-                slots = planned(32, num_slots, quick)[window].expert_of_slot
-                found = dispatch(load[window + 1], Placement(slots, cluster, 256))
-                for x in range(0, len(slots), 10):
-                    least = least_by_program(load[window + 1, x], slots[x], cluster.rank_of_slot, speed)
-                    worst, layers = max(worst, abs(found.largest[x] / least - 1.0)), layers + 1
-            yield Row(
-                f"256/{num_slots}/32, {what} speeds, {layers} layers: off the optimum", "<= 1e-6", f"{worst:.1e}", worst <= 1e-6
-            )
+        for split, what in PLANS.items():
+            for speeds, speed in (("equal", np.ones(32)), ("unequal", uneven)):
+                worst, layers = off_the_optimum(num_slots, split, speed, quick)
+                name = f"256/{num_slots}/32, {what}, {speeds} speeds, {layers} layers: off the optimum"
+                yield Row(name, "<= 1e-6", f"{worst:.1e}", worst <= 1e-6)
+
+
+def off_the_optimum(num_slots: int, split: str, speed: np.ndarray, quick: bool) -> tuple[float, int]:
+    """Return the largest relative difference from the linear program's optimum, and the number of layers looked at."""
+    load, cluster = glm(quick), Cluster(num_ranks=32, slots_per_rank=num_slots // 32, rank_speeds=speed)
+    worst, layers = 0.0, 0
+    for window in range(0, len(load) - 1, 4):
+        slots = planned(32, num_slots, quick, split)[window].expert_of_slot
+        found = dispatch(load[window + 1], Placement(slots, cluster, 256))
+        for x in range(0, len(slots), 10):
+            least = least_by_program(load[window + 1, x], slots[x], cluster.rank_of_slot, speed)
+            worst, layers = max(worst, abs(found.largest[x] / least - 1.0)), layers + 1
+    return worst, layers
 
 
 def time_to_dispatch(quick: bool) -> Iterator[Row]:
     """2: microseconds a layer: a whole window's call over its layers, and single layers."""
-    load = glm(quick)
     for num_slots in SLOTS:
-        whole, single = [], []
-        for window, placement in enumerate(planned(32, num_slots, quick)):
-            step = Dispatcher(placement)
-            step.step(load[window + 1])
+        for split, what in PLANS.items():
+            whole, single = times_of_splits(num_slots, split, quick)
+            goal, measured = FASTEST[num_slots], f"{median(whole):.1f} us"
+            yield Row(
+                f"dispatch, 256/{num_slots}/32, {what}, a layer, median", f"<= {goal:.0f} us", measured, median(whole) <= goal
+            )
+            spread = f"{median(single):.1f}, {np.percentile(single, 99):.1f} us"
+            yield Row(f"dispatch, 256/{num_slots}/32, {what}, one layer a call, median and p99", "", spread)
+
+
+def times_of_splits(num_slots: int, split: str, quick: bool) -> tuple[list[float], list[float]]:
+    """Return microseconds a layer: of whole windows, of single layers."""
+    load, whole, single = glm(quick), [], []
+    for window, placement in enumerate(planned(32, num_slots, quick, split)):
+        step = Dispatcher(placement)
+        step.step(load[window + 1])
+        start = perf_counter()
+        step.step(load[window + 1])
+        whole.append(1e6 * (perf_counter() - start) / len(load[0]))
+        for x, row in enumerate(load[window + 1]):
             start = perf_counter()
-            step.step(load[window + 1])
-            whole.append(1e6 * (perf_counter() - start) / len(load[0]))
-            for x, row in enumerate(load[window + 1]):
-                start = perf_counter()
-                step.step_layer(x, row)
-                single.append(1e6 * (perf_counter() - start))
-        goal, measured = FASTEST[num_slots], f"{median(whole):.1f} us"
-        yield Row(f"dispatch, 256/{num_slots}/32, a layer, median", f"<= {goal:.0f} us", measured, median(whole) <= goal)
-        spread = f"{median(single):.1f}, {np.percentile(single, 99):.1f} us"
-        yield Row(f"dispatch, 256/{num_slots}/32, one layer a call, median and p99", "", spread)
+            step.step_layer(x, row)
+            single.append(1e6 * (perf_counter() - start))
+    return whole, single
 
 
 def planned_for_dispatch(quick: bool) -> Iterator[Row]:
@@ -186,19 +206,61 @@ def balance_against_moves(quick: bool) -> Iterator[Row]:
         yield Row(f"EP32, 1 spare, at most {most} moves a layer: balance", f">= {least}", f"{best:.4f}", best >= least)
 
 
+def one_home_kept(quick: bool) -> Iterator[Row]:
+    """6: the first window's plan as home for good, with what spare slots hold carried on, and without."""
+    load = glm(quick)
+    for num_ranks, spare in ((32, 1), (32, 2), (64, 1), (64, 2)):
+        for keeps in (True, False):
+            batch = BatchDispatcher(planned(num_ranks, 256, quick)[0], spare, gain_per_move=PRICES[spare])
+            balance, moves, times = [], [], []
+            for window in load[1:]:
+                if not keeps:
+                    batch.forget()
+                start = perf_counter()
+                batch.step(window)
+                times.append(1e6 * (perf_counter() - start) / len(window))
+                balance.append(batch.rank_load.sum() / num_ranks / batch.rank_load.max(axis=1).sum())
+                moves.append(batch.moves.mean())
+            what = f"EP{num_ranks}, {spare} spare, {PRICES[spare]} a move, one home, {'held' if keeps else 'empty'} at first"
+            yield Row(what, "", f"{np.mean(balance):.4f} with {np.mean(moves):.1f} moves a layer, {median(times):.1f} us")
+
+
 ROWS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "1": beside_the_program,
     "2": time_to_dispatch,
     "3": planned_for_dispatch,
     "4": replicas_for_the_batch,
     "5": balance_against_moves,
+    "6": one_home_kept,
 }
+
+COMPARED = ("last", "auto", "robust:8", "auto,planned_for=optimal")
+
+
+def others(quick: bool) -> Table:
+    """Return the balance under optimal dispatch on other traffic, all seeds together."""
+    seeds = range(1, 2 if quick else 4)
+    table = Table(title=f"optimal dispatch on traffic on which nothing was chosen, seeds {list(seeds)}")
+    for column in ("traffic", "windows", *COMPARED, "planned for it - auto, points"):
+        table.add_column(column, justify="left" if column == "traffic" else "right")
+    for name, (make, ranks, slots) in UNSEEN.items():
+        cluster = Cluster(num_ranks=ranks, slots_per_rank=slots // ranks)
+        found = [simulate(LoadTrace(make(seed)), cluster, COMPARED, dispatch="optimal") for seed in seeds]
+        last, auto, robust, ours = (
+            as_result(policy, np.concatenate([one.policies[i].balancedness for one in found]))
+            for i, policy in enumerate(COMPARED)
+        )
+        gain = said(paired_difference(ours, auto)).removesuffix(" points")
+        balances = [f"{policy.mean_balancedness:.4f}" for policy in (last, auto, robust, ours)]
+        table.add_row(name, str(ours.balancedness.size), *balances, gain)
+    return table
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.dispatching", description="Batches on plans that do not know them.")
     parser.add_argument("--rows", default=",".join(ROWS), metavar="N,...", help=f"which of {', '.join(ROWS)}")
+    parser.add_argument("--others", action="store_true", help="other traffic, instead of the rows")
     parser.add_argument("--quick", action="store_true", help="few windows; nothing is judged")
     options = parser.parse_args(arguments)
     options.rows = options.rows.split(",")
@@ -210,7 +272,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     """Measure and print; exits 1 where a goal is missed."""
     options = parse(arguments)
-    check_loads(GLM, GPT_OSS, OLMOE)
+    check_loads(GLM, GPT_OSS, OLMOE, REQUESTS)
+    if options.others:
+        Console(width=150).print(others(options.quick))
+        return
     sys.exit(measure("batches, 1 thread", ROWS, options.rows, options.quick, Console(width=150)))
 
 

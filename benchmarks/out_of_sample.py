@@ -32,14 +32,12 @@ from benchmarks.peers.scoring import as_placement
 from benchmarks.peers.shapes import HEADLINE
 from benchmarks.peers.worker import Setting, Worker
 from benchmarks.rows import Row, check_loads, measure
+from benchmarks.traffic import OTHERS, REQUESTS, as_result, said
 from rich.console import Console
 from rich.table import Table
 
 import equipoise  # what compiles is loaded when first used: FlashLB's process imports this file too, before it sets numba up
-from equipoise.generating import BURSTY, CHANGING_DOMAINS, STEADY_DECODE, TrafficSettings, generate
-from equipoise.simulating.results import Difference, PolicyResult, Simulation, paired_difference
-
-REQUESTS = GPT_OSS.with_name("gptoss20b_requests.npz")
+from equipoise.simulating.results import PolicyResult, Simulation, paired_difference
 
 FIXED = (
     "last",
@@ -154,11 +152,6 @@ def best_fixed(found: Simulation) -> PolicyResult:
     return max((found.policy(name) for name in FIXED), key=lambda policy: policy.mean_balancedness)
 
 
-def said(difference: Difference) -> str:
-    """Return a difference with its interval, in points of balance."""
-    return f"{100 * difference.mean:+.2f} ({100 * difference.low:+.2f} to {100 * difference.high:+.2f}) points"
-
-
 def beats_last(quick: bool) -> Iterator[Row]:
     """1: GLM, ``auto`` against ``last``."""
     name = next(iter(TRACES))
@@ -213,13 +206,13 @@ def against_flashlb(quick: bool) -> Iterator[Row]:
         raced = [turns for feed, turns in found.items() if feed.is_scaled == given]
         if raced:
             best = max(raced, key=lambda turns: float(turns.flashlb.mean()))
-            gain = paired_difference(_as_result("auto", best.auto), _as_result("FlashLB", best.flashlb))
+            gain = paired_difference(as_result("auto", best.auto), as_result("FlashLB", best.flashlb))
             goal, is_met = ("", None) if given else ("> 0", gain.low > 0)
             yield Row(f"{name}: auto - FlashLB's best, windows {what}", goal, said(gain), is_met)
             goal, is_met = ("", None) if given else (">= 50", best.ratio >= 50)
             times = f"{best.flashlb_ms:.0f} / {best.auto_ms:.1f} ms = {best.ratio:.0f}"
             yield Row(f"{name}: its time / auto's, medians in turns", goal, times, is_met)
-            gain = paired_difference(_as_result("robust", best.robust), _as_result("FlashLB", best.flashlb))
+            gain = paired_difference(as_result("robust", best.robust), as_result("FlashLB", best.flashlb))
             times = f"{best.flashlb_ms / best.robust_ms:.1f} times as fast at {best.robust_ms:.0f} ms"
             yield Row(f"{name}: robust:8 - FlashLB's best, windows {what}", "", f"{said(gain)}, {times}")
 
@@ -307,12 +300,6 @@ def _seconds(call: list[str]) -> float:
     return perf_counter() - start
 
 
-def _as_result(name: str, balancedness: np.ndarray) -> PolicyResult:
-    """Wrap balances window by window, for paired_difference."""
-    none = np.zeros(0)
-    return PolicyResult(name, 0, balancedness, *[none] * 4, none.astype(np.int64), none, none, none > 0, none, none)
-
-
 ROWS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "1": beats_last,
     "2": beside_fixed,
@@ -321,58 +308,6 @@ ROWS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "5": long_replay,
 }
 
-
-def domains_reordered(seed: int) -> Ints:
-    """Return the GLM windows, each once: domains in pieces of one to four windows, shuffled, so that domains come back."""
-    rng, trace = np.random.default_rng(seed), equipoise.LoadTrace.read(GLM)
-    domain = [label.split("/")[0] for label in trace.labels]
-    pieces = []
-    for name in dict.fromkeys(domain):
-        left = [window for window, its in enumerate(domain) if its == name]
-        while left:
-            length = int(rng.integers(1, 5))
-            pieces.append(left[:length])
-            left = left[length:]
-    order: list[int] = []
-    while pieces:
-        others = [piece for piece in pieces if not order or domain[piece[0]] != domain[order[-1]]] or pieces
-        piece = others[rng.integers(len(others))]
-        pieces.remove(piece)
-        order += piece
-    return trace.load[order]
-
-
-def requests_mixed(seed: int) -> Ints:
-    """Return 28 windows of 20 gpt-oss requests, none twice, from data sets whose shares wander from window to window."""
-    rng = np.random.default_rng(seed)
-    with np.load(REQUESTS, allow_pickle=False) as archive:
-        load, (_, kind, count) = archive["load"], np.unique(archive["dataset"], return_inverse=True, return_counts=True)
-    left = [list(rng.permutation(np.flatnonzero(kind == number))) for number in range(len(count))]
-    log_share, windows = np.log(count), []
-    for _ in range(28):
-        log_share = log_share + rng.normal(0.0, 0.4, len(count))
-        picked = []
-        for _ in range(20):
-            share = np.exp(log_share) * [len(requests) > 0 for requests in left]
-            picked.append(left[rng.choice(len(count), p=share / share.sum())].pop())
-        windows.append(load[picked].sum(axis=0))
-    return np.array(windows)
-
-
-def generated(settings: TrafficSettings, steps: int, window: int, layers: int, experts: int) -> Callable[[int], Ints]:
-    """Return what makes traffic of one of our presets from a seed."""
-    sizes = {"num_layers": layers, "num_experts": experts}
-    return lambda seed: generate(settings, num_steps=steps, **sizes, seed=seed).windows(window).load
-
-
-OTHERS: dict[str, tuple[Callable[[int], Ints], int, int]] = {
-    "GLM, domains in pieces, shuffled": (domains_reordered, 32, 288),
-    "gpt-oss, 20 requests of a changing mix": (requests_mixed, 8, 40),
-    "STEADY_DECODE, 4 steps": (generated(STEADY_DECODE, 400, 4, 24, 32), 8, 40),
-    "CHANGING_DOMAINS": (generated(CHANGING_DOMAINS, 96, 1, 24, 256), 32, 288),
-    "BURSTY, 8 requests": (generated(BURSTY, 800, 8, 24, 32), 8, 40),
-}
-"""Traffic on which nothing was chosen: what makes it from a seed, ranks, slots."""
 
 COMPARED = ("last", "exponential:0.5", "auto", "robust:8")
 
@@ -386,7 +321,7 @@ def others(quick: bool) -> Table:
     for name, (make, ranks, slots) in OTHERS.items():
         found = [replay(make(seed), ranks, slots, COMPARED) for seed in seeds]
         last, mean, auto, robust = (
-            _as_result(policy, np.concatenate([one.policy(policy).balancedness for one in found])) for policy in COMPARED
+            as_result(policy, np.concatenate([one.policy(policy).balancedness for one in found])) for policy in COMPARED
         )
         gains = [said(paired_difference(ours, last)).removesuffix(" points") for ours in (auto, robust)]
         balances = [f"{policy.mean_balancedness:.4f}" for policy in (last, mean, auto, robust)]
