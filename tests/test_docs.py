@@ -94,7 +94,8 @@ def test_links_lead_somewhere(page):
 def test_the_page_on_dispatch_runs(run, tmp_path, monkeypatch, capsys):
     """Its commands are taken; its Python shows the optimal split ahead of the even one, and nothing left to gain."""
     monkeypatch.chdir(tmp_path)
-    LoadTrace(np.random.default_rng(0).integers(0, 1000, (8, 2, 256))).write("load.npz")
+    for seed, name in enumerate(("load", "next")):
+        LoadTrace(np.random.default_rng(seed).integers(0, 1000, (8, 2, 256))).write(f"{name}.npz")
     commands = [line for kind, code in DISPATCH if kind == "sh" for line in code.splitlines() if line.startswith("equipoise")]
     assert len(commands) == 5
     for command in commands:

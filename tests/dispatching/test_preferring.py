@@ -380,6 +380,14 @@ def test_what_does_not_fit_is_refused(change, found):
         prefer_near(**{**GOOD, **change})
 
 
+def test_shares_before_that_add_up_to_more_than_one_are_refused():
+    """Less than 1 is a replica that is gone; more is a mistake."""
+    given = [GOOD["expert_of_slot"], GOOD["cluster"], GOOD["load"], GOOD["level"]]
+    assert prefer_previous(*given, [[0.25, 1.0, 0.25, 1.0]]).sum() == 6.0
+    with pytest.raises(ArgumentError, match=r"layer 0, expert 0 had shares that add up to 1\.5"):
+        prefer_previous(*given, [[0.75, 1.0, 0.75, 1.0]])
+
+
 def test_lost_experts_are_refused():
     """An expert with load and no slot on a rank that is up; on one that is down it would never be served."""
     with pytest.raises(InvalidPlacementError, match=r"layer 0: expert 2 has 1\.0 tokens and no slot"):

@@ -61,7 +61,7 @@ def dispatch(
     ] = None,
     last: options.Last = None,
     out_file: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="Write shares, tokens and rank loads as .npz.")
+        str | None, typer.Option("--out", metavar="FILE", help="Write shares, tokens, whole tokens, rank loads and their proof as .npz.")
     ] = None,
     tables: Annotated[
         bool, typer.Option("--tables", help="Write also probabilities by replica, and one fixed slot for each source rank.")
@@ -208,7 +208,7 @@ def _write(path: str, trace: LoadTrace, found: Dispatch | BatchPlan, tables: boo
         "expert_of_slot": placement.expert_of_slot,
         "rank_of_slot": placement.cluster.rank_of_slot,
         "layer_ids": np.asarray(trace.layer_ids, np.int64),
-        **{name: getattr(found, name) for name in ("shares", "tokens", "rank_load", "bound")},
+        **{name: getattr(found, name) for name in ("shares", "tokens", "whole_tokens", "rank_load", "bound", "tight")},
     }
     if isinstance(found, BatchPlan):
         arrays["source"] = found.source
@@ -260,3 +260,5 @@ def _show_moves(summary: dict[str, Any]) -> None:
             f"{working_on.mean():,.1f} us (mean)",
             soft_wrap=True,
         )
+    else:
+        out.print("their time is not counted: give --expert-bytes and --seconds-per-token where weights must move", soft_wrap=True)

@@ -30,6 +30,7 @@ from equipoise.kernels.types import Floats, Ints
 _TOLERANCE = 1e-9  # a rank's load may lie above level * speed by this part
 _DUST = 1e-12  # part of the heaviest expert's tokens that is not told from nothing
 _AGREE = 1e-9  # sums that should be the same may differ by this part
+_SUM_ROUNDING = 1e-6  # shares may add up to more than 1 by as much
 _INFEASIBLE = 2  # as scipy says it
 _NEXT_STEP = "split without wishes, which needs no solver, and please report this load"
 _OPTIONS = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}  # the solver takes no smaller ones
@@ -273,6 +274,7 @@ def _prefer(
     before = None
     if shares_before is not None:
         before = _checked("shares_before", shares_before, slots.shape)
+        _check_within_one(slots, before, tokens.shape[1])
     is_up = np.asarray(cluster.alive)[cluster.rank_of_slot]
     result = np.zeros(slots.shape)
     for x, expert in enumerate(slots):
@@ -285,6 +287,19 @@ def _prefer(
             x, expert[slot], cluster.rank_of_slot[slot], cluster, tokens[x], levels[x], own, kept, far
         )
     return result
+
+
+def _check_within_one(slots: Ints, shares: Floats, num_experts: int) -> None:
+    for x, expert in enumerate(slots):
+        held = expert >= 0
+        total = np.bincount(expert[held], weights=shares[x, held], minlength=num_experts)
+        e = int(total.argmax())
+        if total[e] > 1.0 + _SUM_ROUNDING:
+            raise ArgumentError(
+                f"layer {x}, expert {e} had shares that add up to {total[e]}",
+                "over the slots of an expert they add up to 1, or less where a replica is gone",
+                "divide them by their sum",
+            )
 
 
 def _checked_slots(expert_of_slot: npt.ArrayLike, cluster: Cluster) -> Ints:

@@ -87,7 +87,7 @@ class Chain:
         """
         terms = self.terms
         lost = sum(max(tokens, 0.0) for term, tokens in terms.items() if term != "ideal")
-        return {term: max(-terms[term], 0.0) / lost if lost > 0 else 0.0 for term in ("dispatch", "batch")}
+        return {term: max(0.0, -terms[term]) / lost if lost > 0 else 0.0 for term in ("dispatch", "batch")}
 
     @property
     def balancedness(self) -> dict[str, float]:
