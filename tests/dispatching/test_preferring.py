@@ -137,7 +137,12 @@ def layers(draw, most=8, speeds=(0.5, 1.0, 1.7, 4.0), max_ranks=5, max_slots=3):
     one = draw(amounts) if draw(st.booleans()) else st.integers(0, most)
     source = np.array([[[draw(one) for _ in range(num_experts)]] for _ in range(num_ranks)], np.float64)
     before = np.array([[draw(st.sampled_from([0.0, 0.25, 0.5, 1.0])) for _ in slots[0]]])
-    return slots, cluster, source, before
+    return slots, cluster, source, before / _most(1.0, slots, before)
+
+
+def _most(least, slots, shares):
+    """What the shares of each slot's expert add up to, at least ``least``."""
+    return np.maximum(least, ((slots[:, :, np.newaxis] == slots[:, np.newaxis]) * shares[:, np.newaxis]).sum(axis=2))
 
 
 TWICE = (np.array([[0, 0, 0, 1]]), Cluster(2, 2, 2), np.array([[[5.0, 1.0]], [[2.0, 0.0]]]), np.array([[0.0, 0.5, 0.5, 1.0]]))
@@ -145,7 +150,7 @@ DOWN = (
     np.array([[0, 1, -1, -1, 0, 1]]),
     Cluster(3, 2, 3, alive=[1, 0, 1]),
     np.array([[[3.0, 0.0]], [[4.0, 4.0]], [[0.0, 1.0]]]),
-    np.ones((1, 6)),
+    np.full((1, 6), 0.5),
 )
 
 
@@ -218,7 +223,7 @@ def test_as_good_as_every_whole_split(case):
     whole = _whole_splits(slots, cluster, load, level)
     if len(whole) == 0 or len(whole) > 2000:
         return
-    kept = np.round(before * np.where(slots >= 0, load[np.maximum(slots, 0)], 0.0))  # whole as well
+    kept = np.floor(before * np.where(slots >= 0, load[np.maximum(slots, 0)], 0.0))  # whole as well
     before = np.divide(kept, np.maximum(load[np.maximum(slots, 0)], 1.0))
     costs = np.array([_cost(route_sources(slots, cluster, tokens[np.newaxis], source), cluster) for tokens in whole])
     changes = _change(whole, slots, load, before)
@@ -238,7 +243,8 @@ def _many_layers():
     source = rng.integers(0, 50, (4, 5, 12)).astype(np.float64)
     load = source.sum(axis=0)
     level = np.array([_least_level(slots[x : x + 1], cluster, load[x]) for x in range(5)])
-    return slots, cluster, load, level, source, rng.random(slots.shape)
+    before = rng.random(slots.shape)
+    return slots, cluster, load, level, source, before / _most(1.0, slots, before)
 
 
 @pytest.mark.parametrize("far", [1.0, 1.5, 3.0, 9.0])

@@ -61,7 +61,7 @@ def dispatch(
     ] = None,
     last: options.Last = None,
     out_file: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="Write shares, tokens, whole tokens, rank loads and their proof as .npz.")
+        str | None, typer.Option("--out", metavar="FILE", help="Write shares, tokens, rank loads and their proof as .npz.")
     ] = None,
     tables: Annotated[
         bool, typer.Option("--tables", help="Write also probabilities by replica, and one fixed slot for each source rank.")
@@ -261,4 +261,5 @@ def _show_moves(summary: dict[str, Any]) -> None:
             soft_wrap=True,
         )
     else:
-        out.print("their time is not counted: give --expert-bytes and --seconds-per-token where weights must move", soft_wrap=True)
+        hint = "where weights must move, give --expert-bytes and --seconds-per-token"
+        out.print(f"their time is not counted: {hint}", soft_wrap=True)
