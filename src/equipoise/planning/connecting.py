@@ -118,7 +118,7 @@ def _plan(problem: Problem, windows: Floats, effort: str) -> Layers:
 def _likely_loads(problem: Problem, windows: Floats) -> tuple[Floats, Floats]:
     """Return likely loads [layers, loads, experts] in shares of the mean rank load, the forecast last, and their weights."""
     ranks = problem.everything.ranks.size
-    shares = [to_shares(np.ascontiguousarray(window))[0] * ranks for window in (*windows, problem.load)]
+    shares = [to_shares(np.ascontiguousarray(window, np.float64))[0] * ranks for window in (*windows, problem.load)]
     weight = np.full(len(shares), _OF_FORECAST / max(1, len(windows)))
     weight[-1] = 1.0 - _OF_FORECAST if len(windows) else 1.0
     return np.ascontiguousarray(np.stack(shares, axis=1)), weight
