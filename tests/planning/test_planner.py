@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import twins
 from equipoise import Cluster, Constraints, LoadTrace, Placement, RankCost, plan
-from equipoise.errors import ArgumentError, EquipoiseError, NotSupportedError
+from equipoise.errors import ArgumentError, EquipoiseError
 from strategies import problems
 
 
@@ -235,13 +235,6 @@ def test_bad_arguments_name_value_rule_and_next_step(change, found):
     assert error.value.rule
     assert error.value.next_step
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["previous", "budget", "max_moves"])
-def test_parameters_of_later_versions_are_refused_by_name(name):
-    """A parameter that would have no effect is not taken."""
-    with pytest.raises(NotSupportedError, match=name):
-        plan([[4, 3]], Cluster(2, 1), **{name: 3})
 
 
 def test_plan_takes_what_it_gives():

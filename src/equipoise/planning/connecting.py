@@ -7,6 +7,7 @@ more experts than a greedy count does, to spread them evenly over the ranks, and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
@@ -150,6 +151,16 @@ def _judge(domain: Domain, slots: Ints, loads: Floats, weight: Floats) -> Floats
     rank_of_slot.setflags(write=False)
     work = make_split_work(loads.shape[2], rank_of_slot, domain.speed)
     return judge_rows(slots, loads, weight, work, np.empty(slots.shape[1]), np.empty(num_ranks), np.empty(num_ranks, np.bool_))
+
+
+def judge_splits(problem: Problem, windows: Floats) -> Callable[[Ints], Floats]:
+    """Return what tells the largest rank times of rows [layers, slots of the ranks that are up] under the optimal split.
+
+    Means over the problem's load and the last ``windows`` [windows, layers, experts], these scaled to its total.
+    """
+    loads, weight = _likely_loads(problem, windows[-WINDOWS:])
+    scale = problem.load.sum(axis=1) / problem.everything.ranks.size
+    return lambda slots: _judge(problem.everything, np.ascontiguousarray(slots), loads, weight) * scale
 
 
 def _power(load: Floats, quarters: int) -> Floats:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from equipoise import metrics
-from equipoise.checks import check_choice, check_seed
+from equipoise.budget import MoveBudget
+from equipoise.checks import check_choice, check_integer, check_seed
 from equipoise.cluster import Cluster
 from equipoise.constraints import Constraints
 from equipoise.costs import TOKENS, RankCost
-from equipoise.errors import ArgumentError, NotSupportedError
+from equipoise.errors import ArgumentError
 from equipoise.forecasting.protocol import Forecaster
 from equipoise.kernels.types import Floats, Ints
 from equipoise.placement import Placement
 from equipoise.planning.backtesting import forecast_load
 from equipoise.planning.bounds import gap, without_rounding
 from equipoise.planning.connecting import plan_for_dispatch
+from equipoise.planning.continuing import Wanted, plan_from, refuse_unsupported
 from equipoise.planning.efforts import EFFORTS
 from equipoise.planning.layers import plan_layers
 from equipoise.planning.problem import Locality, Problem, make_problem
@@ -62,6 +63,8 @@ class Plan:
         Loads planned for together; 1 but for forecasts of several.
     dispatch : "equal" or "optimal"
         The split that the figures are under, and that was planned for.
+    unconstrained_balancedness : float
+        What was reached without least numbers of replicas, to see their price; nan where none are asked.
     is_reproducible : bool
         False where an exact solver, stopped by the clock, had a part in it.
     """
@@ -84,6 +87,7 @@ class Plan:
     cost: RankCost
     num_loads: int = 1
     dispatch: str = "equal"
+    unconstrained_balancedness: float = float("nan")
     is_reproducible: bool = True
 
     @property
@@ -105,7 +109,7 @@ def plan(
     locality: str = "none",
     effort: str = "default",
     previous: Placement | None = None,
-    budget: Any = None,
+    budget: MoveBudget | None = None,
     max_moves: int | None = None,
     forecast: str | Forecaster | None = None,
     dispatch: str = "equal",
@@ -121,7 +125,8 @@ def plan(
     load : array_like or LoadTrace
         Tokens, [layers, experts]; [steps, layers, experts] and traces are added up over steps, unless a forecast is named.
     cluster : Cluster
-        Ranks may differ in slots and speed, and be down; every slot of a rank that is up is filled.
+        Ranks may differ in slots and speed, and be down; every slot of a rank that is up is filled, but with ``previous``
+        those that would save nothing, or that the budget does not reach.
     num_groups : int
         Groups of consecutive experts that group-limited routing picks together.
     locality : "none", "soft" or "strict"
@@ -144,8 +149,14 @@ def plan(
         How batches will be split over replicas. Under ``optimal`` (:func:`equipoise.dispatch` on every batch) replicas and
         their ranks are chosen so that what comes next can be split level; where a forecast is named, the steps of ``load``
         are looked at as past windows. Without a locality rule, at a cost of tokens alone.
-    previous, budget, max_moves
-        Kept for what this version cannot do yet; anything but the default is refused.
+    previous : Placement, optional
+        The placement in use: it is improved with few moves instead of being thrown away. It may be of a cluster with other
+        ranks or slots (rank i stays rank i), hold duplicates, empty slots, and ranks that are down by now; what no rank that is
+        up holds any more is placed anew. Without a budget moves are free, but none is made for less than it gains.
+    budget : MoveBudget, optional
+        How many replicas may move, and what a move must save; with ``previous``.
+    max_moves : int, optional
+        Short for ``MoveBudget(per_layer=max_moves)``.
     seed : int
         In [0, 2**63); no step draws random numbers, so it changes nothing.
     num_threads : int
@@ -175,7 +186,7 @@ def plan(
     >>> result.balancedness, result.bound.tolist()
     (0.9, [45.0])
     """
-    _refuse_unsupported(previous=previous, budget=budget, max_moves=max_moves)
+    allowed = _checked_budget(previous, budget, max_moves)
     check_choice("effort", effort, tuple(EFFORTS))
     check_choice("dispatch", dispatch, DISPATCHES)
     check_seed(seed)
@@ -184,7 +195,15 @@ def plan(
     home_share = _checked_home_share(problem, constraints)
     expected = problem.load if forecast is None else forecast_load(trace, problem, forecast)
     num_loads = len(expected) if expected.ndim == 3 else 1
-    if dispatch == "optimal":
+    moves, unconstrained = np.zeros(problem.num_layers, np.int64), np.nan
+    asked = constraints is not None and constraints.asks_for_replicas
+    if previous is not None or asked:
+        refuse_unsupported(problem, expected.ndim == 3, asked and dispatch == "optimal" and previous is None)
+        problem = replace(problem, load=expected)
+        windows = trace.load if forecast is not None else trace.load[:0]
+        wanted = Wanted(allowed, constraints or Constraints(), dispatch, effort, num_threads)
+        found, moves, unconstrained = plan_from(problem, previous, wanted, windows)
+    elif dispatch == "optimal":
         windows = expected if expected.ndim == 3 else trace.load if forecast is not None else trace.load[:0]
         problem = replace(problem, load=mean_load(expected) if expected.ndim == 3 else expected)
         found = plan_for_dispatch(problem, windows, effort, num_threads)
@@ -205,7 +224,7 @@ def plan(
         ideal=ideal,
         bound=bound,
         gap=gap(largest, bound),
-        moves=np.zeros(problem.num_layers, np.int64),
+        moves=moves,
         home_share=found.home_share,
         strict_balancedness=metrics.balancedness(found.strict_largest + base, ideal),
         home_of_group=found.home_of_group,
@@ -216,6 +235,7 @@ def plan(
         cost=problem.cost,
         num_loads=num_loads,
         dispatch=dispatch,
+        unconstrained_balancedness=unconstrained,
     )
 
 
@@ -241,10 +261,16 @@ def _checked_home_share(problem: Problem, constraints: Constraints | None) -> fl
     return constraints.home_share
 
 
-def _refuse_unsupported(**given: object) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise NotSupportedError(f"{name} was given", "this version plans without it", f"leave {name} out")
+def _checked_budget(previous: Placement | None, budget: MoveBudget | None, max_moves: int | None) -> MoveBudget:
+    if budget is not None and not isinstance(budget, MoveBudget):
+        raise ArgumentError(f"budget is a {type(budget).__name__}", "it must be a MoveBudget", "make one with MoveBudget(...)")
+    if budget is not None and max_moves is not None:
+        raise ArgumentError("budget and max_moves were given", "max_moves is short for a budget", "give one of them")
+    if max_moves is not None:
+        budget = MoveBudget(per_layer=check_integer("max_moves", max_moves, 0))
+    if budget is not None and previous is None:
+        raise ArgumentError("a budget without previous", "moves are counted from the placement before", "give previous")
+    return MoveBudget() if budget is None else budget
 
 
 def _frozen(load: Floats) -> Floats:

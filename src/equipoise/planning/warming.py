@@ -26,6 +26,8 @@ def warm_up(*, everything: bool = True, dispatch: str = "equal") -> None:
     if everything or dispatch == "optimal":
         plan(load, Cluster(num_ranks=4, slots_per_rank=5), dispatch="optimal")
     if everything:
+        in_use = plan(load[:, ::-1], Cluster(num_ranks=4, slots_per_rank=5)).placement
+        plan(load, in_use.cluster, previous=in_use)
         plan(np.tile(load[0], (6, 1, 1)), Cluster(num_ranks=4, slots_per_rank=5), forecast="robust:2")
         unequal = Cluster(num_ranks=4, slots_per_rank=5, num_nodes=2, rank_speeds=[1, 1, 2, 2])
         plan(load, unequal, num_groups=4, locality="soft", constraints=Constraints(home_share=0.9))
