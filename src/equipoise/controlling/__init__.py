@@ -1,0 +1,1 @@
+"""The online loop's decisions: when a new plan is worth its moves, and the state that survives a restart."""
