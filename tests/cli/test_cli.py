@@ -268,7 +268,7 @@ def test_help_and_version(run):
     for arguments in ((), ("--help",)):
         code, out, _ = run(*arguments)
         assert code == 0
-        assert all(name in out for name in ("inspect", "plan", "dispatch", "compare", "simulate", "warmup"))
+        assert all(name in out for name in ("inspect", "plan", "schedule", "dispatch", "compare", "simulate", "warmup"))
     assert run("--version") == (0, f"equipoise {equipoise.__version__}\n", "")
 
 
@@ -289,7 +289,12 @@ def test_options_grow_by_decision_only():
     assert _options("inspect") == _options("warmup") == common
     ranks = ["--down", "--effort", "--home-share", "--speeds"]
     proofs = ["--prove", "--prove-layers", "--prove-seconds"]
-    assert _options("plan") == sorted([*common, *shape, *ranks, *proofs, "--dispatch", "--forecast", "--out", "--threads"])
+    budget = ["--expert-bytes", "--gain-per-move", "--max-moves", "--move-bytes", "--move-total"]
+    previous = ["--curve", "--hottest", "--min-replicas", "--previous", "--spread"]
+    planned = ["--dispatch", "--forecast", "--out", "--threads"]
+    assert _options("plan") == sorted([*common, *shape, *ranks, *proofs, *budget, *previous, *planned])
+    links = ["--expert-bytes", "--link", "--model", "--node-link"]
+    assert _options("schedule") == sorted([*common, *links, "--chunk", "--leaving", "--mode", "--out", "--staging"])
     chains = ["--dispatch", "--explain", "--level", "--policy"]
     assert _options("compare") == sorted(
         [*common, *shape, "--candidates", "--effort", "--expert-bytes", "--noise", "--packing", "--rounds", *chains]

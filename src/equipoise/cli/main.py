@@ -14,6 +14,7 @@ from equipoise.cli.compare import CURVE, compare
 from equipoise.cli.dispatch import dispatch
 from equipoise.cli.inspect import inspect
 from equipoise.cli.plan import plan
+from equipoise.cli.schedule import schedule
 from equipoise.cli.simulate import simulate
 from equipoise.cli.warmup import warmup
 from equipoise.errors import EquipoiseError
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (inspect, plan, dispatch, compare, simulate, warmup):
+for command in (inspect, plan, schedule, dispatch, compare, simulate, warmup):
     app.command()(command)
 
 

@@ -9,6 +9,19 @@ import typer
 Load = Annotated[str, typer.Argument(metavar="LOAD", help="Load file (.npz, .npy, .csv, .json, .pt), or - for standard input.")]
 Ranks = Annotated[int, typer.Option(min=1, help="GPUs of the expert-parallel group.")]
 Slots = Annotated[int, typer.Option(min=1, help="Places for replicas over all ranks; what does not divide goes to the first.")]
+RanksOrAsBefore = Annotated[
+    int | None, typer.Option(min=1, help="GPUs of the expert-parallel group. Default: those of --previous.")
+]
+SlotsOrAsBefore = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Places for replicas over all ranks; what does not divide goes to the first. Default: as many a rank as before.",
+    ),
+]
+NodesOrAsBefore = Annotated[
+    int | None, typer.Option(min=1, help="Sets of ranks with fast links between them. Default: those of --previous, or 1.")
+]
 Nodes = Annotated[int, typer.Option(min=1, help="Sets of ranks with fast links between them.")]
 Groups = Annotated[int, typer.Option(min=1, help="Groups of experts that the router picks together.")]
 Locality = Annotated[
@@ -20,6 +33,17 @@ HomeShare = Annotated[
 ]
 Speeds = Annotated[str, typer.Option(metavar="S,...", help="Relative speed of each rank, commas between. Default: all 1.")]
 Down = Annotated[str, typer.Option(metavar="R,...", help="Ranks that are down, counted from 0; their slots stay empty.")]
+SpeedsOrAsBefore = Annotated[
+    str | None,
+    typer.Option(metavar="S,...", help="Relative speed of each rank, commas between. Default: those of --previous, or all 1."),
+]
+DownOrAsBefore = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,...",
+        help="Ranks that are down, counted from 0, or none; their slots stay empty. Default: those down in --previous.",
+    ),
+]
 Last = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the last N steps.")]
 Policies = Annotated[
     list[str] | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -12,10 +12,19 @@ import typer
 from equipoise import metrics
 from equipoise.cli import options
 from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
+from equipoise.cli.previous import (
+    balance_before,
+    read_budget,
+    read_constraints,
+    show_curve,
+    show_moves,
+    show_price,
+    summarise_curve,
+    summarise_moves,
+)
 from equipoise.cli.selecting import read_part
-from equipoise.cli.shaping import make_cluster, whole_numbers
-from equipoise.constraints import Constraints
-from equipoise.dispatching.splitting import dispatch as split
+from equipoise.cli.shaping import change_cluster, make_cluster, whole_numbers
+from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
 from equipoise.files.placements import check_ending
 from equipoise.forecasting.naming import make_forecaster
@@ -26,21 +35,51 @@ from equipoise.planning.planner import plan as make_plan
 from equipoise.planning.problem import make_problem
 from equipoise.planning.proving import WORST, LayerProof
 from equipoise.planning.proving import prove as prove_plan
+from equipoise.planning.trading import trade_off
 from equipoise.planning.warming import warm_up
 from equipoise.trace import LoadTrace
 
 
 def plan(
     load: options.Load,
-    ranks: options.Ranks,
-    slots: options.Slots,
-    nodes: options.Nodes = 1,
+    ranks: options.RanksOrAsBefore = None,
+    slots: options.SlotsOrAsBefore = None,
+    nodes: options.NodesOrAsBefore = None,
     groups: options.Groups = 1,
     locality: options.Locality = "none",
     home_share: options.HomeShare = None,
     effort: Annotated[str, typer.Option(help="fast, default or best: how much is tried.")] = "default",
-    speeds: options.Speeds = "",
-    down: options.Down = "",
+    speeds: options.SpeedsOrAsBefore = None,
+    down: options.DownOrAsBefore = None,
+    previous: Annotated[
+        str | None, typer.Option(metavar="PLACEMENT", help="The placement in use (.json, .npz), to be improved with few moves.")
+    ] = None,
+    max_moves: Annotated[
+        int | None, typer.Option(min=0, metavar="K", help="Replicas that may move in each layer; with --previous.")
+    ] = None,
+    move_total: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Replicas that may move over all layers; they go where most is gained."),
+    ] = None,
+    move_bytes: Annotated[
+        str | None, typer.Option(metavar="B", help="Bytes that may move over all layers, such as 1GB; with --expert-bytes.")
+    ] = None,
+    expert_bytes: options.ExpertBytes = None,
+    gain_per_move: Annotated[
+        float | None, typer.Option(metavar="X", help="Part of a layer's ideal time that a move must save. Default: 0.")
+    ] = None,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Show what moves buy: balance against moves, the knee marked.")
+    ] = False,
+    min_replicas: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Replicas that experts have at least, each on a rank of its own.")
+    ] = 1,
+    hottest: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Part of each layer's experts that --min-replicas is for. Default: 1.")
+    ] = None,
+    spread: Annotated[
+        str | None, typer.Option(help="ranks or nodes: what the replicas of --min-replicas each have of their own.")
+    ] = None,
     window: Annotated[
         int | None, typer.Option(min=1, metavar="W", help="Plan for the last full window of W steps, counted from the first.")
     ] = None,
@@ -68,46 +107,63 @@ def plan(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Plan how many replicas each expert gets and which rank holds each."""
+    """Plan how many replicas each expert gets and which rank holds each.
+
+    With --previous from the placement in use, with few moves; ranks, slots, nodes, speeds and ranks that are down are then its
+    own where they are not given. Example: equipoise plan load.npz --previous placement.json --max-moves 8 --out next.json
+    """
     if out_file is not None:
         check_ending(out_file)
+    constraints = read_constraints(home_share, min_replicas, hottest, spread)
+    moving: dict[str, Any] = {"--max-moves": max_moves, "--move-total": move_total, "--move-bytes": move_bytes}
+    moving |= {"--expert-bytes": expert_bytes, "--gain-per-move": gain_per_move}
+    budget = read_budget(moving, has_previous=previous is not None)
+    if curve and previous is None:
+        raise ArgumentError("--curve without --previous", "it shows what moves from a placement buy", "add --previous")
+    asks_for_replicas = constraints is not None and constraints.asks_for_replicas
     if prove:
+        _refuse_unprovable({"--previous": previous is not None, "--min-replicas": asks_for_replicas})
         check_solver()
     elif prove_layers:
         raise ArgumentError("--prove-layers without --prove", "it says which layers to prove", "add --prove")
+    in_use = None if previous is None else Placement.read(previous)
+    cluster = _cluster(in_use, ranks, slots, nodes, speeds, down)
     trace, part = read_part(load, window, last, quiet=quiet or json)
     if forecast is not None:
         make_forecaster(forecast)
         part = f"the forecast {forecast} from {part}"
     elif window is not None:
         trace, part = trace.last(1), f"the last of {part}"
-    cluster = make_cluster(ranks, slots, nodes, speeds, down)
-    constraints = None if home_share is None else Constraints(home_share)
     make_problem(trace, cluster, groups, locality)  # says what is wrong before seconds go into compiling
+    if in_use is not None:
+        in_use.fitting_load(trace)
     with working("compiling, once a machine", quiet=quiet or json):
         warm_up(everything=False, dispatch=dispatch)
+    how: dict[str, Any] = {"num_groups": groups, "locality": locality, "effort": effort, "dispatch": dispatch}
+    how["num_threads"] = threads
+    asked: dict[str, Any] = {
+        "forecast": forecast,
+        "previous": in_use,
+        "budget": None if in_use is None else budget,
+        "seed": seed,
+    }
     start = perf_counter()
-    result = make_plan(
-        trace,
-        cluster,
-        num_groups=groups,
-        locality=locality,
-        effort=effort,
-        forecast=forecast,
-        dispatch=dispatch,
-        constraints=constraints,
-        seed=seed,
-        num_threads=threads,
-    )
+    result = make_plan(trace, cluster, constraints=constraints, **asked, **how)
     seconds = perf_counter() - start
+    unconstrained = result.unconstrained_balancedness
+    if in_use is not None and asks_for_replicas:
+        unconstrained = make_plan(trace, cluster, **asked, **how).balancedness
     proofs: tuple[LayerProof, ...] = ()
     if prove:
-        chosen = whole_numbers("--prove-layers", prove_layers) or None
-        total = len(chosen) if chosen else min(WORST, trace.num_layers)
-        with progress_bar("proving", total, quiet=quiet or json) as advance:
-            result, proofs = prove_plan(result, result.load, layers=chosen, seconds=prove_seconds, progress=advance)
-    summary = _summary(trace, result, seconds, forecast)
-    summary["proofs"] = [asdict(proof) for proof in proofs]
+        result, proofs = _proven(result, whole_numbers("--prove-layers", prove_layers), prove_seconds, quiet=quiet or json)
+    summary = _summary(trace, result, in_use, seconds, forecast)
+    summary |= {"unconstrained_balancedness": unconstrained, "proofs": [asdict(proof) for proof in proofs]}
+    found = None
+    if in_use is not None:
+        summary |= summarise_moves(trace, result, in_use, budget.expert_bytes)
+        if curve:
+            found = trade_off(result.load, cluster, in_use, constraints=constraints, **how)
+            summary["curve"] = summarise_curve(trace, found)
     if out_file is not None:
         known = {key: summary[key] for key in ("balancedness", "bound", "gap", "locality", "is_reproducible")}
         result.placement.write(out_file, layer_ids=list(trace.layer_ids), plan=known)
@@ -115,8 +171,43 @@ def plan(
     if json:
         print_json(summary)
     elif not quiet:
-        _show(part, result, summary)
+        _show(part, result, in_use, summary)
+        if constraints is not None and asks_for_replicas:
+            show_price(constraints, result.balancedness, unconstrained)
+        if found is not None:
+            show_curve(found)
         _show_proofs(proofs)
+        if "out" in summary:
+            out.print(f"placement written to {summary['out']}", soft_wrap=True)
+
+
+def _proven(result: Plan, layers: list[int], seconds: float, *, quiet: bool) -> tuple[Plan, tuple[LayerProof, ...]]:
+    total = len(layers) if layers else min(WORST, result.placement.num_layers)
+    with progress_bar("proving", total, quiet=quiet) as advance:
+        return prove_plan(result, result.load, layers=layers or None, seconds=seconds, progress=advance)
+
+
+def _refuse_unprovable(asked: dict[str, bool]) -> None:
+    for option, is_given in asked.items():
+        if is_given:
+            raise ArgumentError(
+                f"--prove with {option}", "an exact solver counts neither moves nor replicas", f"leave {option} or --prove out"
+            )
+
+
+def _cluster(
+    in_use: Placement | None, ranks: int | None, slots: int | None, nodes: int | None, speeds: str | None, down: str | None
+) -> Cluster:
+    if in_use is not None:
+        return change_cluster(in_use.cluster, ranks, slots, nodes, speeds, down)
+    for option, value in (("--ranks", ranks), ("--slots", slots)):
+        if value is None:
+            raise ArgumentError(
+                f"Missing option '{option}'", "a plan is for ranks with slots", "give it, or the --previous placement"
+            )
+    assert ranks is not None
+    assert slots is not None
+    return make_cluster(ranks, slots, nodes or 1, speeds or "", down or "")
 
 
 def _in_id_order(result: Plan) -> Placement:
@@ -129,21 +220,18 @@ def _in_id_order(result: Plan) -> Placement:
     return Placement(np.tile(experts, (placement.num_layers, 1)), cluster, placement.num_experts)
 
 
-def _before(result: Plan) -> tuple[float, float]:
-    """Return balancedness and worst layer of what engines start from, under the plan's dispatch."""
-    placement = _in_id_order(result)
-    found = split(result.load, placement) if result.dispatch == "optimal" else None
-    if found is not None:
-        return found.balancedness, found.worst_layer
-    return placement.balancedness(result.load), placement.worst_layer(result.load)
-
-
-def _summary(trace: LoadTrace, result: Plan, seconds: float, forecast: str | None) -> dict[str, object]:
+def _summary(
+    trace: LoadTrace, result: Plan, in_use: Placement | None, seconds: float, forecast: str | None
+) -> dict[str, object]:
     placement, cluster = result.placement, result.placement.cluster
     bound = float(result.bound.sum())
+    before = float("nan"), float("nan")
+    if result.num_loads == 1:
+        before = balance_before(result, _in_id_order(result) if in_use is None else in_use)
     return {
         "balancedness": result.balancedness,
-        "balancedness_before": _before(result)[0] if result.num_loads == 1 else float("nan"),
+        "balancedness_before": before[0],
+        "worst_layer_before": before[1],
         "worst_layer": result.worst_layer,
         "p5_layer": result.fifth_percentile,
         "scored": "in-sample" if forecast is None else f"forecast {forecast}",
@@ -170,27 +258,30 @@ def _summary(trace: LoadTrace, result: Plan, seconds: float, forecast: str | Non
             "bound": result.bound,
             "gap": result.gap,
             "home_share": result.home_share,
+            "moves": result.moves,
         },
     }
 
 
-def _show(part: str, result: Plan, summary: dict[str, object]) -> None:
+def _show(part: str, result: Plan, in_use: Placement | None, summary: dict[str, object]) -> None:
     placement = result.placement
     cluster = placement.cluster
+    dead = cluster.num_ranks - sum(cluster.alive)
     out.print(
-        f"{placement.num_layers} layers of {placement.num_experts} experts on {cluster.num_ranks} ranks with "
-        f"{cluster.num_slots} slots, locality {result.locality}; planned on {part}",
+        f"{placement.num_layers} layers of {placement.num_experts} experts on {cluster.num_ranks} ranks"
+        f"{f' ({dead} down)' if dead else ''} with {cluster.num_slots} slots, locality {result.locality}; planned on {part}",
         soft_wrap=True,
     )
     scored = str(summary["scored"])
     on = "the load planned for (in-sample)" if scored == "in-sample" else f"the {scored}, not on any load"
-    before = ["before: slots in id order", percent(_number(summary, "balancedness_before")), percent(_before(result)[1])]
+    name = "slots in id order" if in_use is None else _name(in_use.cluster, cluster)
+    figures = [percent(_number(summary, f"{figure}_before")) for figure in ("balancedness", "worst_layer")]
     under = "" if result.dispatch == "equal" else f", under {result.dispatch} dispatch"
     table(
         f"Balancedness on {on}{under}: mean over largest rank load, 100 % is perfect",
         ["placement", "all layers", "worst layer"],
         [
-            *([before] if result.num_loads == 1 else []),
+            *([[f"before: {name}", *figures]] if result.num_loads == 1 else []),
             ["after: this plan", percent(result.balancedness), percent(result.worst_layer)],
             ["proven limit", percent(_number(summary, "best_possible_balancedness")), ""],
         ],
@@ -203,8 +294,15 @@ def _show(part: str, result: Plan, summary: dict[str, object]) -> None:
         )
     slack = 100 * _number(summary, "gap")
     out.print(f"within {slack:.3f} % of the proven limit; planned in {1e3 * _number(summary, 'seconds'):.1f} ms")
-    if "out" in summary:
-        out.print(f"placement written to {summary['out']}", soft_wrap=True)
+    if in_use is not None:
+        show_moves(summary)
+
+
+def _name(before: Cluster, now: Cluster) -> str:
+    """Name the previous placement, and the ranks its balance is on where these were others."""
+    if (before.num_ranks, before.alive) == (now.num_ranks, now.alive):
+        return "the previous placement"
+    return f"the previous placement, on its {sum(before.alive)} ranks"
 
 
 def _show_proofs(proofs: tuple[LayerProof, ...]) -> None:

@@ -12,14 +12,41 @@ from equipoise.planning.problem import spread_slots
 
 def make_cluster(ranks: int, slots: int, nodes: int, speeds: str = "", down: str = "") -> Cluster:
     """Return ``ranks`` with ``slots`` spread over them, of the speeds and without the ranks named."""
-    dead = [_rank(number, ranks) for number in whole_numbers("--down", down)]
+    return Cluster(ranks, spread_slots(slots, ranks), nodes, rank_speeds=numbers("--speeds", speeds), alive=_alive(down, ranks))
+
+
+def change_cluster(
+    before: Cluster, ranks: int | None, slots: int | None, nodes: int | None, speeds: str | None, down: str | None
+) -> Cluster:
+    """Return the cluster that options describe, as ``before`` where they are None; refuse what cannot be told so."""
+    number = before.num_ranks if ranks is None else ranks
+    is_same = number == before.num_ranks
+    alive = [*before.alive, *[True] * number][:number] if down is None else _alive(down, number)
+    if slots is None and not is_same and not isinstance(before.slots_per_rank, int):
+        raise _untold(before, number, "slots that differ between ranks", "--slots")
+    if nodes is None and not is_same and before.num_nodes > 1:
+        raise _untold(before, number, f"{before.num_nodes} nodes", "--nodes")
+    if speeds is None and not is_same and len(set(before.rank_speeds)) > 1:
+        raise _untold(before, number, "speeds that differ", "--speeds")
     return Cluster(
-        ranks,
-        spread_slots(slots, ranks),
-        nodes,
-        rank_speeds=numbers("--speeds", speeds),
-        alive=[rank not in dead for rank in range(ranks)],
+        number,
+        before.slots_per_rank if slots is None else spread_slots(slots, number),
+        before.num_nodes if nodes is None else nodes,
+        node_of_rank=before.node_of_rank if nodes is None and is_same else (),
+        rank_speeds=numbers("--speeds", speeds) if speeds is not None else before.rank_speeds if is_same else (),
+        alive=alive,
     )
+
+
+def _untold(before: Cluster, ranks: int, what: str, option: str) -> ArgumentError:
+    return ArgumentError(
+        f"{ranks} ranks after {before.num_ranks} with {what}", "these do not say what other ranks have", f"add {option}"
+    )
+
+
+def _alive(down: str, ranks: int) -> list[bool]:
+    dead = [] if down.strip() == "none" else [_rank(number, ranks) for number in whole_numbers("--down", down)]
+    return [rank not in dead for rank in range(ranks)]
 
 
 def numbers(option: str, text: str) -> list[float]:
