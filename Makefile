@@ -6,7 +6,7 @@ LOCK := requirements.lock
 DEMO_LOAD := src/equipoise/data/gpt-oss-20b-decode.npz
 DEMO_OUT := build/placement.json
 
-.PHONY: demo test check bench bench-peers bench-unseen bench-dispatch bench-proofs test-machines test-python test-oldest clean
+.PHONY: demo test check bench bench-peers bench-unseen bench-dispatch bench-moves bench-control bench-proofs test-machines test-python test-oldest clean
 
 demo: $(VENV)/.ready ## the main job on the load that ships
 	@mkdir -p $(dir $(DEMO_OUT))
@@ -39,6 +39,12 @@ bench-unseen: $(VENV)/.ready-dev ## what plans reach on windows they have not se
 
 bench-dispatch: $(VENV)/.ready-dev ## batches on plans that do not know them: dispatch, plans for it, replicas for the batch; ARGS=--quick
 	$(BIN)/python -m benchmarks.dispatching $(ARGS)
+
+bench-moves: $(VENV)/.ready-dev ## plans from the placement before: balance against moves, relabelling, schedules; ARGS=--others, --quick
+	$(BIN)/python -m benchmarks.rebalancing $(ARGS)
+
+bench-control: $(VENV)/.ready-dev ## the controller on stationary and on changing load; ARGS=--quick
+	$(BIN)/python -m benchmarks.controlling $(ARGS)
 
 bench-proofs: $(VENV)/.ready-dev ## plans and bounds beside an exact solver's, on five real layers a shape
 	$(BIN)/python benchmarks/proofs.py

@@ -19,6 +19,7 @@ from equipoise import (
     Cluster,
     Constraints,
     LoadTrace,
+    MoveBudget,
     RankCost,
     balanced_packing,
     dispatch,
@@ -26,8 +27,10 @@ from equipoise import (
     plan,
     plan_batch,
     rebalance_experts,
+    relabel,
     simulate,
 )
+from equipoise.migrating.scheduling import schedule_moves
 from equipoise.planning.published import CONSTRUCTORS, REFINERS
 from equipoise.simulating.rules import BATCH, SPLITS
 from equipoise.simulating.warming import warm_up
@@ -76,6 +79,7 @@ def hashes() -> dict[str, str]:
         ).placement.expert_of_slot,
         "drop-in": rebalance_experts(large, 288, 8, 4, 32)[0],
         **batches(trace, large),
+        **continued(trace, large),
     }
     for refine in (None, "swap", "reconstruct"):
         for constructor in ("shuffle", "ensemble"):
@@ -106,6 +110,29 @@ def batches(trace: LoadTrace, large: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def continued(trace: LoadTrace, large: np.ndarray) -> dict[str, np.ndarray]:
+    """Return plans made from the placement before, and the steps of a schedule."""
+    cluster = Cluster(32, 9, 4)
+    in_use, unlike = plan(large, cluster).placement, np.ascontiguousarray(large[:, ::-1])
+    few = plan(unlike, cluster, previous=in_use, max_moves=8)
+    total = plan(unlike, cluster, previous=in_use, budget=MoveBudget(total=40, gain_per_move=0.001))
+    free = plan(unlike, cluster).placement
+    fewer = Cluster(32, 9, 4, alive=[True] * 31 + [False])
+    steps = schedule_moves(in_use, few.placement, staging=2)
+    old = plan(trace.load[0], Cluster(8, 5)).placement
+    seen = plan(trace, old.cluster, previous=old, forecast="auto", dispatch="optimal")
+    twice = plan(large, cluster, constraints=Constraints(min_replicas=2, hottest=0.05, spread="nodes"))
+    return {
+        "from before, 8 moves": few.placement.expert_of_slot,
+        "from before, 40 in all": total.placement.expert_of_slot,
+        "from before, a rank down": plan(large, fewer, previous=in_use).placement.expert_of_slot,
+        "from before, for dispatch": seen.placement.expert_of_slot,
+        "relabelled": relabel(free, in_use).expert_of_slot,
+        "least replicas": twice.placement.expert_of_slot,
+        "schedule": np.stack([steps.layer, steps.round, steps.source, steps.target]),
+    }
+
+
 def replays() -> None:
     """Replay under every dispatch rule, with every kind of forecast; explain; pack in every way."""
     load = synthetic(2, 64, 2, 331).reshape(4, 2, 16)
@@ -113,6 +140,7 @@ def replays() -> None:
     simulate(load, Cluster(4, 5, 2), ["auto,planned_for=optimal", "robust:2,planned_for=optimal"], dispatch="optimal")
     for rule in (*SPLITS, f"{BATCH}:1"):
         simulate(load, Cluster(4, 5, 2), policies, dispatch=rule)
+    simulate(load, Cluster(4, 5, 2), ["last,moves=4", "auto,gain=0.01,planned_for=optimal,dispatch=optimal", "controller"])
     explain(load, Cluster(4, 5, 2), policies, levels=["rank", "slot"])
     for constructor in CONSTRUCTORS:
         for refine in (None, *REFINERS):

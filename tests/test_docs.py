@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 DISPATCH = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "dispatch.md").read_text(), re.DOTALL)
+MOVES = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "rebalancing.md").read_text(), re.DOTALL)
 UNSEEN = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "out-of-sample.md").read_text(), re.DOTALL)
 
 
@@ -110,3 +111,27 @@ def test_the_page_on_dispatch_runs(run, tmp_path, monkeypatch, capsys):
     assert float(even) < float(optimal) <= 1.0
     assert (proven, few_moves, near_bound) == ("True", "True", "True")
     assert float(batch) > 0.99
+
+
+@pytest.mark.compiled
+def test_the_page_on_rebalancing_runs(run, tmp_path, monkeypatch, capsys):
+    """Its commands are taken, its Python shows balance gained within the budget and a schedule at its bound."""
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("old", "load")):
+        LoadTrace(np.random.default_rng(seed).integers(0, 1000, (3, 2, 256))).write(f"{name}.npz")
+    commands = [line for kind, code in MOVES if kind == "sh" for line in code.splitlines() if line.startswith("equipoise")]
+    assert len(commands) == 5
+    for command in commands:
+        code, _, err = run(*shlex.split(command, comments=True)[1:])
+        assert (code, err) == (0, "")
+    assert (tmp_path / "schedule.json").exists()
+    capsys.readouterr()
+    names: dict[str, object] = {}
+    for kind, code in MOVES:
+        if kind == "python":
+            exec(code, names)
+    before, after, *facts, safe, price, is_known = capsys.readouterr().out.split()
+    assert float(before) < float(after)
+    assert facts == ["True"] * 5
+    assert float(safe) <= float(price)
+    assert is_known == "True"

@@ -12,8 +12,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from equipoise.budget import MoveBudget as MoveBudget
     from equipoise.cluster import Cluster as Cluster
     from equipoise.constraints import Constraints as Constraints
+    from equipoise.controlling.controller import Controller as Controller
+    from equipoise.controlling.settings import ControlSettings as ControlSettings
     from equipoise.costs import RankCost as RankCost
     from equipoise.dispatching.batches import BatchPlan as BatchPlan
     from equipoise.dispatching.batches import MoveTime as MoveTime
@@ -21,12 +24,16 @@ if TYPE_CHECKING:
     from equipoise.dispatching.splitting import Dispatch as Dispatch
     from equipoise.dispatching.splitting import dispatch as dispatch
     from equipoise.errors import EquipoiseError as EquipoiseError
+    from equipoise.migrating.checking import check_schedule as check_schedule
+    from equipoise.migrating.scheduling import schedule_moves as schedule_moves
     from equipoise.placement import ABSENT as ABSENT
     from equipoise.placement import Placement as Placement
     from equipoise.planning.dropin import rebalance_experts as rebalance_experts
     from equipoise.planning.planner import Plan as Plan
     from equipoise.planning.planner import plan as plan
     from equipoise.planning.published import balanced_packing as balanced_packing
+    from equipoise.planning.relabelling import relabel as relabel
+    from equipoise.planning.trading import trade_off as trade_off
     from equipoise.simulating.explaining import explain as explain
     from equipoise.simulating.replaying import simulate as simulate
     from equipoise.streams import LoadStream as LoadStream
@@ -39,21 +46,28 @@ _HOME = {
     "BatchPlan": "dispatching.batches",
     "Cluster": "cluster",
     "Constraints": "constraints",
+    "ControlSettings": "controlling.settings",
+    "Controller": "controlling.controller",
     "Dispatch": "dispatching.splitting",
     "EquipoiseError": "errors",
     "LoadStream": "streams",
     "LoadTrace": "trace",
+    "MoveBudget": "budget",
     "MoveTime": "dispatching.batches",
     "Placement": "placement",
     "Plan": "planning.planner",
     "RankCost": "costs",
     "balanced_packing": "planning.published",
+    "check_schedule": "migrating.checking",
     "dispatch": "dispatching.splitting",
     "explain": "simulating.explaining",
     "plan": "planning.planner",
     "plan_batch": "dispatching.batches",
     "rebalance_experts": "planning.dropin",
+    "relabel": "planning.relabelling",
+    "schedule_moves": "migrating.scheduling",
     "simulate": "simulating.replaying",
+    "trade_off": "planning.trading",
 }
 
 __all__ = [
@@ -61,21 +75,28 @@ __all__ = [
     "BatchPlan",
     "Cluster",
     "Constraints",
+    "ControlSettings",
+    "Controller",
     "Dispatch",
     "EquipoiseError",
     "LoadStream",
     "LoadTrace",
+    "MoveBudget",
     "MoveTime",
     "Placement",
     "Plan",
     "RankCost",
     "balanced_packing",
+    "check_schedule",
     "dispatch",
     "explain",
     "plan",
     "plan_batch",
     "rebalance_experts",
+    "relabel",
+    "schedule_moves",
     "simulate",
+    "trade_off",
 ]
 
 

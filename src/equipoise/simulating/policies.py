@@ -9,10 +9,13 @@ from typing import Protocol
 
 import numpy as np
 
+from equipoise.budget import MoveBudget
 from equipoise.checks import check_choice, check_integer, check_seed
 from equipoise.cluster import Cluster
 from equipoise.constraints import Constraints
-from equipoise.errors import ArgumentError
+from equipoise.controlling.controller import Controller
+from equipoise.controlling.settings import ControlSettings
+from equipoise.errors import ArgumentError, NotSupportedError
 from equipoise.forecasting.forecasters import Steps
 from equipoise.forecasting.naming import make_forecaster
 from equipoise.forecasting.protocol import Forecaster, Memory
@@ -22,6 +25,7 @@ from equipoise.placement import Placement
 from equipoise.planning.backtesting import Backtest
 from equipoise.planning.comparing import pack_as_published
 from equipoise.planning.connecting import WINDOWS, plan_for_dispatch
+from equipoise.planning.continuing import Wanted, plan_from
 from equipoise.planning.efforts import EFFORTS
 from equipoise.planning.planner import DISPATCHES, plan
 from equipoise.planning.problem import make_problem, spread_slots
@@ -31,6 +35,7 @@ from equipoise.simulating.rules import make_rule
 from equipoise.simulating.triggers import Times, Trigger, even_times, judging_by, make_trigger
 
 OURS = "equipoise"
+CONTROLLER = "controller"
 ONCE = 0
 
 
@@ -77,6 +82,11 @@ class PlannedPolicy:
         Windows between plans, >= 1; 0 plans once, after the first window.
     trigger : str or Trigger
         Whether a plan is worth it when its time has come (:mod:`equipoise.simulating.triggers`).
+    moves : int, optional
+        Moves a layer and plan, at most: every plan but the first starts from the placement in use
+        (:class:`equipoise.MoveBudget`). Default: placements are planned anew.
+    gain_per_move : float, optional
+        Part of a layer's ideal time that a move must save; plans then start from the placement in use too.
     num_groups, locality, home_share
         As for :func:`equipoise.plan`.
     planned_for : "equal" or "optimal"
@@ -101,6 +111,8 @@ class PlannedPolicy:
     slots: int | None = None
     every: int = 1
     trigger: str | Trigger = "always"
+    moves: int | None = None
+    gain_per_move: float | None = field(default=None, metadata={"text": "gain"})
     num_groups: int = field(default=1, metadata={"text": "groups"})
     locality: str = "none"
     home_share: float | None = None
@@ -123,6 +135,22 @@ class PlannedPolicy:
         if self.planner != OURS:
             named_composition(*split_name(self.planner))
         self._refuse_what_optimal_ignores()
+        self._refuse_what_budgets_ignore()
+
+    @property
+    def budget(self) -> MoveBudget | None:
+        """What plans may move; None where placements are planned anew."""
+        if self.moves is None and self.gain_per_move is None:
+            return None
+        return MoveBudget(per_layer=self.moves, gain_per_move=self.gain_per_move or 0.0)
+
+    def _refuse_what_budgets_ignore(self) -> None:
+        if self.budget is not None and (self.planner != OURS or self.locality == "soft"):
+            raise ArgumentError(
+                f"moves or gain with planner={self.planner}, locality={self.locality}",
+                "only our planner goes on from a placement, without soft locality",
+                "leave the budget out, or the other",
+            )
 
     def _refuse_what_optimal_ignores(self) -> None:
         for setting, usual in (("home_share", None), ("planner", OURS), ("locality", "none")):
@@ -184,6 +212,18 @@ class PlannedPolicy:
             forecast=Steps() if load.ndim == 3 else None,
         ).placement
 
+    def plan_on(self, load: Floats, previous: Placement, windows: Sequence[Floats]) -> Placement:
+        """Plan from the placement in use, within the budget."""
+        assert self.budget is not None
+        if load.ndim == 3:
+            raise NotSupportedError(
+                "a forecast of several loads with moves or gain", "plans from a placement are for one load", "forecast one load"
+            )
+        problem = make_problem(load, previous.cluster, self.num_groups, self.locality)
+        wanted = Wanted(self.budget, Constraints(), self.planned_for, self.effort, 1)
+        found, _, _ = plan_from(problem, previous, wanted, np.array(windows).reshape(-1, *load.shape))
+        return Placement(found.slots, previous.cluster, problem.num_experts)
+
 
 class _PlannedActor:
     """A policy by parts at work."""
@@ -210,7 +250,10 @@ class _PlannedActor:
         if self._placement is not None and not self._trigger.is_due(self._placement, self._last):
             return None
         expected = self._memory.forecast()
-        found = self._policy.plan_for(expected, self._cluster, self._windows)
+        if self._placement is not None and self._policy.budget is not None:
+            found = self._policy.plan_on(expected, self._placement, self._windows)
+        else:
+            found = self._policy.plan_for(expected, self._cluster, self._windows)
         if self._placement is not None and not self._trigger.is_worth_it(self._placement, found, expected):
             return None
         self._placement = found
@@ -254,6 +297,55 @@ class _FixedActor:
     def decide(self) -> Placement | None:
         placement, self._next = self._next, None
         return placement
+
+
+@dataclass(frozen=True)
+class ControlledPolicy:
+    """The controller (:class:`equipoise.controlling.controller.Controller`), each of its plans put to use at once.
+
+    It starts from a free plan of the first window. It weighs moves by its own settings, not by the simulation's time model.
+
+    >>> ControlledPolicy().name
+    'controller'
+    """
+
+    settings: ControlSettings = field(default_factory=ControlSettings)
+    label: str = CONTROLLER
+
+    @property
+    def name(self) -> str:
+        """What it is called in results."""
+        return self.label
+
+    def begin(self, cluster: Cluster, num_layers: int, num_experts: int) -> Actor:
+        """Return the policy at work; what cannot be planned on ``cluster`` is refused here."""
+        make_problem(np.zeros((num_layers, num_experts)), cluster)
+        return _ControlledActor(self.settings, cluster)
+
+
+class _ControlledActor:
+    def __init__(self, settings: ControlSettings, cluster: Cluster) -> None:
+        self._settings, self._cluster = settings, cluster
+        self._controller: Controller | None = None
+        self._first: Placement | None = None
+        self._seen = 0
+
+    def observe(self, load: Floats) -> None:
+        if self._controller is None:
+            self._first = plan(load, self._cluster).placement
+            self._controller = Controller(self._cluster, *load.shape, placement=self._first, settings=self._settings)
+        self._controller.observe(load, self._seen)
+        self._seen += 1
+
+    def decide(self) -> Placement | None:
+        assert self._controller is not None
+        if self._seen == 1:
+            return self._first
+        found = self._controller.decide().plan
+        if found is None:
+            return None
+        self._controller.applied(found)
+        return found.placement
 
 
 def check_fits(placement: object, cluster: Cluster, num_layers: int, num_experts: int) -> Placement:
@@ -339,6 +431,8 @@ def make_policy(given: str | Policy | Placement, **defaults: object) -> Policy:
                 f"a policy is a {type(given).__name__}", "it must be text, a placement, or have begin()", "try 'auto'"
             )
         return given
+    if given.strip() == CONTROLLER:
+        return ControlledPolicy()
     known = {setting.metadata.get("text", setting.name): setting for setting in fields(PlannedPolicy)}
     parts = [part.strip() for part in given.split(",")]
     first = next((i for i, part in enumerate(parts) if "=" in part), len(parts))
@@ -357,13 +451,14 @@ def make_policy(given: str | Policy | Placement, **defaults: object) -> Policy:
     return PlannedPolicy(**values)  # type: ignore[arg-type]
 
 
-_WHOLE = ("slots", "every", "groups", "seed")
+_WHOLE = ("slots", "every", "moves", "groups", "seed")
+_PARTS = ("gain", "home_share")
 
 
 def _setting(policy: str, key: str, text: str) -> object:
     try:
         if key == "every" and text == "once":
             return ONCE
-        return int(text) if key in _WHOLE else float(text) if key == "home_share" else text
+        return int(text) if key in _WHOLE else float(text) if key in _PARTS else text
     except ValueError as error:
         raise ArgumentError(f"policy {policy!r} has {key}={text}", f"{key} must be a number", f"try {key}=4") from error
