@@ -70,6 +70,15 @@ def plan_from(problem: Problem, previous: Placement | None, wanted: Wanted, wind
         found = _improve_for_splits(search, wanted.budget, rival, windows)
     else:
         found = improve(search, wanted.budget, rival)
+    layers = _as_layers(problem, found, previous, wanted)
+    if asked and previous is not None:
+        free = plan_from(problem, previous, replace(wanted, constraints=Constraints()), windows)[0]
+    unconstrained = _balancedness_of(problem, free) if asked and free is not None else np.nan
+    return layers, np.zeros_like(found.moves) if previous is None else found.moves, unconstrained
+
+
+def _as_layers(problem: Problem, found: Improved, previous: Placement | None, wanted: Wanted) -> Layers:
+    """Return what was found on all slots, with its bound; experts that stay on their rank in the slots they had."""
     slots = np.full((problem.num_layers, problem.cluster.num_slots), ABSENT, np.int64)
     slots[:, problem.everything.slots] = found.slots
     if previous is not None:
@@ -80,11 +89,7 @@ def plan_from(problem: Problem, previous: Placement | None, wanted: Wanted, wind
         bound = sharpened(problem, bound, found.largest, EFFORTS[wanted.effort])
     share = np.ones(problem.num_layers)
     strict_largest = found.largest if problem.has_homes else np.full_like(share, np.nan)
-    layers = Layers(slots, problem.cost.per_token * found.largest, bound, share, strict_largest, _homes(problem, found.slots))
-    if asked and previous is not None:
-        free = plan_from(problem, previous, replace(wanted, constraints=Constraints()), windows)[0]
-    unconstrained = _balancedness_of(problem, free) if asked and free is not None else np.nan
-    return layers, np.zeros_like(found.moves) if previous is None else found.moves, unconstrained
+    return Layers(slots, problem.cost.per_token * found.largest, bound, share, strict_largest, _homes(problem, found.slots))
 
 
 def make_search(problem: Problem, start: Placement, wanted: Wanted) -> Search:
@@ -126,17 +131,14 @@ def _improve_for_splits(search: Search, budget: MoveBudget, free: Ints | None, w
 
     Flatter loads pay for replicas of more experts than an even split needs, so that more can be split (docs/decisions.md, 28).
     """
-    problem, judge = search.problem, judge_splits(search.problem, windows)
-    loads = (*_flattened(problem.load), problem.load)
-    flat = replace(search, judge=judge, problem=replace(problem, load=loads[0]))
-    if budget.most_moves is not None:
-        best = improve(flat, budget)
-    else:
-        best, price = improve(flat, budget, free), budget.gain_per_move * search.ideal
-        rivals = [improve(replace(flat, problem=replace(problem, load=load)), budget, free) for load in loads[1:]]
+    problem, flat = search.problem, make_split_search(search, windows)
+    best = improve(flat, budget, free)
+    if budget.most_moves is None:
+        price, others = budget.gain_per_move * search.ideal, (_flattened(problem.load)[1], problem.load)
+        rivals = [improve(replace(flat, problem=replace(problem, load=load)), budget, free) for load in others]
         if budget.gain_per_move > 0.0:
             start = search.adopted.start
-            rivals.append(Improved(start, judge(start), count_moves(search, start)))
+            rivals.append(Improved(start, flat.judge(start), count_moves(search, start)))
         for other in rivals:
             best = best.where(other.largest + price * other.moves < best.largest + price * best.moves, other)
     return replace(best, largest=judge_splits(problem, windows[:0])(best.slots))
