@@ -6,10 +6,10 @@
     python -m benchmarks.rebalancing --quick         # a smoke run, which judges nothing
 
 GLM, 256 experts on 288 slots of 32 ranks: a free plan of window 0, then each window planned from the placement before it,
-with at most so many moves a layer. 1: balance on the window planned for, and time; 2: moves that 0.999 takes; 3: balance on the
-next window, equal dispatch; 4: the same, optimal dispatch; 5: relabelling of free plans; 6: rounds of the schedules. Balance is
-sum of ideal over sum of largest rank load, mean over windows 1 to 47 (the next one: 2 to 47). One thread. Loads are found as in
-main_job.py.
+with at most so many moves a layer. 1: balance on the window planned for, and time; 2: moves that 0.999 takes; 3: balance on
+the next window, equal dispatch; 4: the same, optimal dispatch; 5: relabelling of free plans; 6: rounds of the schedules;
+7: with few buffers; 8: what they take. Balance is sum of ideal over sum of largest rank load, mean over windows 1 to 47 (the
+next one: 2 to 47). One thread. Loads are found as in main_job.py.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from equipoise import Cluster, LoadTrace, MoveBudget, Placement, dispatch, plan, relabel
+from equipoise.migrating.links import EXPERT_SHAPES, LINKS
 from equipoise.migrating.scheduling import schedule_moves
 
 CLUSTER = Cluster(num_ranks=32, slots_per_rank=9)
@@ -79,6 +80,7 @@ def within_a_budget(quick: bool) -> Iterator[Row]:
         chain = follow(glm(quick), CLUSTER, MoveBudget(per_layer=moves))
         balance, time = float(np.mean(chain.in_sample)), median(chain.milliseconds)
         yield Row(f"at most {moves} moves a layer: balance in-sample", f">= {least}", f"{balance:.4f}", balance >= least)
+        yield Row(f"at most {moves} moves a layer: next window", "", f"{np.mean(chain.unseen):.4f}")
         spread = f"{time:.1f} ms, p99 {np.percentile(chain.milliseconds, 99):.1f}"
         yield Row(
             f"at most {moves} moves a layer: plan(), median",
@@ -96,6 +98,7 @@ def nearly_level(quick: bool) -> Iterator[Row]:
         is_met = None if moves != 100 else balance >= 0.999 and share <= 0.35
         what = f"{'any number of' if moves is None else f'at most {moves}'} moves a layer: balance, pairs that change"
         yield Row(what, ">= 0.999, <= 35 %" if moves == 100 else "", f"{balance:.4f}, {100 * share:.1f} %", is_met)
+        yield Row("the same: next window, plan()", "", f"{np.mean(chain.unseen):.4f}, {median(chain.milliseconds):.0f} ms")
 
 
 def on_the_next_window(quick: bool) -> Iterator[Row]:
@@ -138,6 +141,10 @@ def relabelled(quick: bool) -> Iterator[Row]:
     yield Row("relabel(), 75 layers, median", "<= 30 ms", f"{median(times):.1f} ms", median(times) <= 30.0)
     shares = f"{100 * float(np.mean(before)):.1f} %, {100 * float(np.mean(kept)):.1f} %"
     yield Row("free plans: pairs that change, and relabelled", "", shares)
+    load = glm(quick)
+    in_sample = np.mean([found.balancedness(load[window]) for window, found in enumerate(plans) if window])
+    unseen = np.mean([found.balancedness(load[window + 1]) for window, found in enumerate(plans[:-1]) if window])
+    yield Row("free plans: balance in-sample, next window", "", f"{in_sample:.4f}, {unseen:.4f}")
 
 
 @cache
@@ -163,6 +170,34 @@ def scheduled(quick: bool) -> Iterator[Row]:
         yield Row(f"schedules, {mode}: layers with rounds at the bound", "all" if mode == "duplex" else "", measured, is_met)
 
 
+def staged(quick: bool) -> Iterator[Row]:
+    """7: rounds that few buffers add, over all windows and layers, free plans relabelled."""
+    plans = free_plans(quick)
+    changes = [(previous, relabel(found, previous)) for previous, found in pairwise(plans)]
+    for staging in (1, 2, 4):
+        schedules = [schedule_moves(previous, found, staging=staging) for previous, found in changes]
+        added, rounds = (
+            sum(int(one.sum()) for one in parts) for parts in zip(*((s.added, s.bound) for s in schedules), strict=True)
+        )
+        yield Row(f"schedules, {staging} buffers a rank: rounds added to those of the bound", "", f"{added} to {rounds}")
+
+
+def stalled(quick: bool) -> Iterator[Row]:
+    """8: what a schedule takes, window 0 to 1, four nodes of eight ranks, experts of DeepSeek-V3 in FP8, links of H100s."""
+    cluster, load, size = Cluster(32, 9, 4), glm(quick), EXPERT_SHAPES["deepseek-v3"].expert_bytes
+    in_use, free = plan(load[0], cluster).placement, plan(load[1], cluster).placement
+    within = {
+        f"{moves} moves a layer": plan(load[1], cluster, previous=in_use, max_moves=moves).placement for moves in (8, 16, 40)
+    }
+    within["no limit"] = plan(load[1], cluster, previous=in_use).placement
+    for what, found in (within | {"free plan, relabelled": relabel(free, in_use), "free plan": free}).items():
+        duplex, one_peer = (schedule_moves(in_use, found, mode=mode) for mode in ("duplex", "one-peer"))
+        seconds = [schedule.seconds(LINKS["h100"], size) for schedule in (duplex, one_peer)]
+        most = duplex.received_bytes(size).max() / 1e9
+        figures = f"{duplex.moves.sum()}, {duplex.rounds.sum()}, {seconds[0]:.2f} s, {seconds[1]:.2f} s, {most:.1f} GB"
+        yield Row(f"{what}: moves, rounds, stall, one peer at a time, most bytes of a rank", "", figures)
+
+
 ROWS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "1": within_a_budget,
     "2": nearly_level,
@@ -170,6 +205,8 @@ ROWS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "4": split_optimally,
     "5": relabelled,
     "6": scheduled,
+    "7": staged,
+    "8": stalled,
 }
 
 

@@ -294,3 +294,17 @@ def test_what_cannot_be_planned_from_a_placement_is_named(change, found):
     with pytest.raises(NotSupportedError) as error:
         plan(**{"load": [[[4, 3, 2, 1]], [[1, 2, 3, 4]]], "cluster": Cluster(2, 2), **change})
     assert str(error.value).startswith(found)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(
+    "rules", [{"max_moves": 1}, {"max_moves": 4}, {"budget": MoveBudget(total=9, gain_per_move=0.001)}, {}]
+)
+def test_under_optimal_dispatch_no_layer_ends_later_than_before(example, rules):
+    """On the load planned for, whatever the budget; and no layer's moves are made for nothing."""
+    for window in range(1, 12, 3):
+        old = plan(example.load[window - 1], Cluster(8, 5)).placement
+        before = dispatch(example.load[window], old).largest
+        found = plan(example.load[window], Cluster(8, 5), previous=old, dispatch="optimal", **rules)
+        assert (found.largest <= before * (1 + 1e-9)).all()
+        assert (found.largest < before)[found.moves > 0].all()

@@ -138,26 +138,26 @@ def plan(
     if in_use is not None:
         in_use.fitting_load(trace)
     with working("compiling, once a machine", quiet=quiet or json):
-        warm_up(everything=False, dispatch=dispatch)
+        warm_up(everything=False, dispatch=dispatch, goes_on=in_use is not None or asks_for_replicas)
     how: dict[str, Any] = {"num_groups": groups, "locality": locality, "effort": effort, "dispatch": dispatch}
     how["num_threads"] = threads
-    asked: dict[str, Any] = {
-        "forecast": forecast,
-        "previous": in_use,
-        "budget": None if in_use is None else budget,
-        "seed": seed,
-    }
     start = perf_counter()
-    result = make_plan(trace, cluster, constraints=constraints, **asked, **how)
+    result = make_plan(
+        trace,
+        cluster,
+        constraints=constraints,
+        forecast=forecast,
+        previous=in_use,
+        budget=None if in_use is None else budget,
+        seed=seed,
+        **how,
+    )
     seconds = perf_counter() - start
-    unconstrained = result.unconstrained_balancedness
-    if in_use is not None and asks_for_replicas:
-        unconstrained = make_plan(trace, cluster, **asked, **how).balancedness
     proofs: tuple[LayerProof, ...] = ()
     if prove:
         result, proofs = _proven(result, whole_numbers("--prove-layers", prove_layers), prove_seconds, quiet=quiet or json)
     summary = _summary(trace, result, in_use, seconds, forecast)
-    summary |= {"unconstrained_balancedness": unconstrained, "proofs": [asdict(proof) for proof in proofs]}
+    summary |= {"unconstrained_balancedness": result.unconstrained_balancedness, "proofs": [asdict(proof) for proof in proofs]}
     found = None
     if in_use is not None:
         summary |= summarise_moves(trace, result, in_use, budget.expert_bytes)
@@ -173,7 +173,7 @@ def plan(
     elif not quiet:
         _show(part, result, in_use, summary)
         if constraints is not None and asks_for_replicas:
-            show_price(constraints, result.balancedness, unconstrained)
+            show_price(constraints, result.balancedness, result.unconstrained_balancedness)
         if found is not None:
             show_curve(found)
         _show_proofs(proofs)

@@ -38,7 +38,7 @@ def read_budget(options: dict[str, Any], *, has_previous: bool) -> MoveBudget:
         raise _alone("--move-bytes", "--expert-bytes", "moves are counted in experts")
     for option in ("--move-bytes", "--expert-bytes"):
         if option in given:
-            given[option] = byte_size(option, given[option])
+            given[option] = byte_size(option, given[option], allows_none=option == "--move-bytes")
     return MoveBudget(**{_PART_OF_BUDGET[option]: value for option, value in given.items()})
 
 
@@ -116,7 +116,7 @@ def show_lost(lost: list[tuple[int, int]]) -> None:
 def show_price(constraints: Constraints, balance: float, unconstrained: float) -> None:
     """Print what least numbers of replicas cost in balance."""
     whom = "every expert" if constraints.hottest == 1.0 else f"the hottest {100 * constraints.hottest:.3g} % of experts"
-    price = round(100 * (unconstrained - balance), 2) + 0.0  # no minus before a zero
+    price = max(0.0, round(100 * (unconstrained - balance), 2))  # searches may end a hair apart either way
     out.print(
         f"{constraints.min_replicas} replicas or more of {whom}, on {constraints.spread} of their own, cost "
         f"{price:.2f} points of balance: without them {percent(unconstrained)}",

@@ -142,8 +142,8 @@ def _summary(made: MoveSchedule, size: float | None, links: Links, seconds: floa
         "lost_experts": [list(pair) for pair in made.lost_experts],
         "most_staged": int(made.most_staged.max(initial=0)),
         "expert_bytes": size,
-        "sent_bytes": None if size is None else sent * size,
-        "received_bytes": None if size is None else received * size,
+        "sent_bytes": None if size is None else made.sent_bytes(size),
+        "received_bytes": None if size is None else made.received_bytes(size),
         "stall_seconds": None if stall is None else float(stall.sum()),
         "seconds": seconds,
         "per_layer": {

@@ -78,14 +78,14 @@ def counts(option: str, text: str) -> list[int]:
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
-def byte_size(option: str, text: str) -> float:
-    """Read a size in bytes: 44e6, 44MB or 42MiB."""
+def byte_size(option: str, text: str, *, allows_none: bool = False) -> float:
+    """Read a size in bytes: 44e6, 44MB or 42MiB; 0 only where that is allowed."""
     found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([KMG]I?)?B?\s*", text, re.IGNORECASE)
     try:
-        size = float(found[1]) * _UNITS[(found[2] or "").upper()] if found else 0.0
+        size = float(found[1]) * _UNITS[(found[2] or "").upper()] if found else math.nan
     except ValueError:
-        size = 0.0
-    if not 0 < size < math.inf:
+        size = math.nan
+    if not (0 < size < math.inf or (allows_none and size == 0)):
         raise ArgumentError(f"{option} is {text!r}", "it must be a size > 0", "try 44MB, 42MiB or 44e6")
     return size
 

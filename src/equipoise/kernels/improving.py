@@ -42,7 +42,6 @@ class ImproveWork(NamedTuple):
     earlier: Ints  # [slots]
     head: Ints  # [experts] first slot
     replicas: Ints  # [experts]
-    per_replica: Floats  # [experts] tokens
     head_held: Ints  # [experts]
     later_held: Ints  # [held]
     was_held: Flags  # [slots] whether the rank held at first what the slot holds
@@ -77,7 +76,6 @@ def make_improve_work(num_experts: int, rank: Ints, region: Ints, node: Ints, sp
         np.empty(num_slots, np.int64),
         np.empty(num_experts, np.int64),
         np.empty(num_experts, np.int64),
-        np.empty(num_experts, np.float64),
         np.empty(num_experts, np.int64),
         np.empty(num_held, np.int64),
         np.empty(num_slots, np.bool_),
@@ -243,7 +241,7 @@ def _remember(held: Ints, work: ImproveWork) -> None:
 def _begin(load: Floats, start: Ints, work: ImproveWork) -> int:
     """Lay out a row; return the moves it takes."""
     slots, head, count, share, rank = work.slots, work.head, work.replicas, work.share, work.rank
-    later, earlier, rank_load, per_replica = work.later, work.earlier, work.load, work.per_replica
+    later, earlier, rank_load = work.later, work.earlier, work.load
     head_held, later_held, rank_held, was_held = work.head_held, work.later_held, work.rank_held, work.was_held
     head[:] = _NONE
     count[:] = 0
@@ -257,7 +255,6 @@ def _begin(load: Floats, start: Ints, work: ImproveWork) -> int:
             count[e] += 1
     moves = 0
     for e in range(load.shape[0]):
-        per_replica[e] = load[e] / max(1, count[e])
         work.has_left[e] = False
         i = head_held[e]
         while i >= 0:
@@ -267,7 +264,7 @@ def _begin(load: Floats, start: Ints, work: ImproveWork) -> int:
         e = start[s]
         share[s], was_held[s] = 0.0, True
         if e >= 0:
-            share[s] = per_replica[e]
+            share[s] = load[e] / count[e]
             rank_load[rank[s]] += share[s]
             was_held[s] = _holds(rank[s], e, head_held, later_held, rank_held)
             if not was_held[s]:
@@ -546,7 +543,6 @@ def _reshare(e: int, load: Floats, work: ImproveWork) -> None:
     """Split an expert's tokens evenly over the slots it has now."""
     share, rank_load, rank, later = work.share, work.load, work.rank, work.later
     part = load[e] / work.replicas[e]
-    work.per_replica[e] = part
     q = work.head[e]
     while q >= 0:
         rank_load[rank[q]] += part - share[q]

@@ -132,16 +132,21 @@ def _improve_for_splits(search: Search, budget: MoveBudget, free: Ints | None, w
     Flatter loads pay for replicas of more experts than an even split needs, so that more can be split (docs/decisions.md, 28).
     """
     problem, flat = search.problem, make_split_search(search, windows)
-    best = improve(flat, budget, free)
+    best, price = improve(flat, budget, free), budget.gain_per_move * search.ideal
     if budget.most_moves is None:
-        price, others = budget.gain_per_move * search.ideal, (_flattened(problem.load)[1], problem.load)
-        rivals = [improve(replace(flat, problem=replace(problem, load=load)), budget, free) for load in others]
-        if budget.gain_per_move > 0.0:
-            start = search.adopted.start
-            rivals.append(Improved(start, flat.judge(start), count_moves(search, start)))
-        for other in rivals:
+        for load in (_flattened(problem.load)[1], problem.load):
+            other = improve(replace(flat, problem=replace(problem, load=load)), budget, free)
             best = best.where(other.largest + price * other.moves < best.largest + price * best.moves, other)
-    return replace(best, largest=judge_splits(problem, windows[:0])(best.slots))
+    return _kept_where_worse(search, replace(best, largest=judge_splits(problem, windows[:0])(best.slots)), price)
+
+
+def _kept_where_worse(search: Search, found: Improved, price: Floats) -> Improved:
+    """Leave layers as they are that would end no earlier on the load planned for, moves counted."""
+    start = search.adopted.start
+    kept = Improved(
+        start, judge_splits(search.problem, np.zeros((0, *search.problem.load.shape)))(start), count_moves(search, start)
+    )
+    return found.where(kept.largest + price * kept.moves <= found.largest + price * found.moves, kept)
 
 
 def _flattened(load: Floats) -> tuple[Floats, Floats]:

@@ -58,6 +58,9 @@ def relabel(placement: Placement, previous: Placement, *, within_nodes: bool = F
     >>> relabel(new, now).expert_of_slot.tolist()
     [[0, 1, 2, 3]]
     """
+    for name, given in (("placement", placement), ("previous", previous)):
+        if not isinstance(given, Placement):
+            raise ArgumentError(f"{name} is a {type(given).__name__}", "it must be a Placement", "make one with Placement(...)")
     if (previous.num_layers, previous.num_experts) != (placement.num_layers, placement.num_experts):
         raise ArgumentError(
             f"previous has {previous.num_layers} layers of {previous.num_experts} experts",

@@ -207,6 +207,8 @@ def find_knee_of_moves(time: Floats, moves: Ints, replicas: int) -> int:
 
 
 def _checked(budgets: Sequence[int]) -> list[int]:
+    if isinstance(budgets, str) or not isinstance(budgets, Sequence | np.ndarray):
+        raise ArgumentError(f"budgets is {budgets!r}", "it must be a list of moves a layer", "give [0, 8, 40]")
     if not len(budgets):
         raise ArgumentError("no budgets to try", "there must be one at least", "name some, such as 0, 8 and 40")
     return sorted({check_integer("a budget", budget, 0) for budget in budgets})

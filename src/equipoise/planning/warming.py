@@ -12,8 +12,10 @@ from equipoise.planning.planner import plan
 from equipoise.planning.published import CONSTRUCTORS, REFINERS, balanced_packing
 
 
-def warm_up(*, everything: bool = True, dispatch: str = "equal") -> None:
+def warm_up(*, everything: bool = True, dispatch: str = "equal", goes_on: bool = False) -> None:
     """Run every kernel once on a toy, so that each is compiled and cached; or only those of plan() without a forecast.
+
+    ``dispatch`` and ``goes_on`` say whether plans for optimal dispatch, and from the placement before, are among these.
 
     Seconds the first time on a machine, a fraction of one after. Call it before an engine's first step, never inside.
     """
@@ -25,9 +27,10 @@ def warm_up(*, everything: bool = True, dispatch: str = "equal") -> None:
     plan(load[:, :7], Cluster(num_ranks=4, slots_per_rank=2), effort="best")
     if everything or dispatch == "optimal":
         plan(load, Cluster(num_ranks=4, slots_per_rank=5), dispatch="optimal")
-    if everything:
+    if everything or goes_on:
         in_use = plan(load[:, ::-1], Cluster(num_ranks=4, slots_per_rank=5)).placement
         plan(load, in_use.cluster, previous=in_use)
+    if everything:
         plan(np.tile(load[0], (6, 1, 1)), Cluster(num_ranks=4, slots_per_rank=5), forecast="robust:2")
         unequal = Cluster(num_ranks=4, slots_per_rank=5, num_nodes=2, rank_speeds=[1, 1, 2, 2])
         plan(load, unequal, num_groups=4, locality="soft", constraints=Constraints(home_share=0.9))
