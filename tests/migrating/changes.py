@@ -12,7 +12,7 @@ from equipoise import Cluster, Placement
 def clusters(draw, max_ranks=5, max_slots=3, with_down=True):
     """Draw a cluster of unequal ranks, some of them down."""
     ranks = draw(st.integers(1, max_ranks))
-    nodes = draw(st.integers(1, min(2, ranks)))
+    nodes = draw(st.integers(1, min(3, ranks)))
     slots = draw(st.one_of(st.integers(1, max_slots), st.lists(st.integers(1, max_slots), min_size=ranks, max_size=ranks)))
     node = [*range(nodes), *(draw(st.integers(0, nodes - 1)) for _ in range(ranks - nodes))]
     alive = [True] * ranks
@@ -73,7 +73,12 @@ RULES = st.fixed_dictionaries(
 
 
 class Run:
-    """Ranks that do their own operations, each at its own pace: a round is finished once all its peers have begun it."""
+    """Ranks that do their own operations, each at its own pace: a round is finished once all its peers have begun it.
+
+    A rank that has begun a round has WRITING in the slots into which it receives, until it has finished.
+    """
+
+    WRITING = -2
 
     def __init__(self, schedule, old):
         self.schedule = schedule
@@ -85,6 +90,7 @@ class Run:
         self.slots = [self._held_at_first(rank, old) for rank in range(schedule.num_ranks)]
         self.buffers = [{} for _ in range(schedule.num_ranks)]
         self.position = [0] * schedule.num_ranks
+        self.begun = [False] * schedule.num_ranks
         for rank in range(schedule.num_ranks):
             self.finish(rank)
 
@@ -100,18 +106,32 @@ class Run:
 
     def next_operations(self, rank):
         """What a rank does in the stage it is at."""
+        if self.position[rank] == len(self.stages):
+            return []
         return self.operations[rank].get(self.stages[self.position[rank]], [])
+
+    def next_targets(self, rank):
+        """Slots (layer, place) into which the rank receives in the stage it is at."""
+        return {(o.layer, o.place) for o in self.next_operations(rank) if o.action == "receive" and o.buffer < 0}
 
     def can_finish(self, rank):
         """Whether all peers of the rank's stage have begun it."""
         here = self.position[rank]
-        return here < len(self.stages) and all(o.peer < 0 or self.position[o.peer] >= here for o in self.next_operations(rank))
+        peers = [o.peer for o in self.next_operations(rank) if o.peer >= 0]
+        return here < len(self.stages) and all((self.position[p], self.begun[p]) >= (here, True) for p in peers)
+
+    def begin(self, rank):
+        """Post the sends and receives of the rank's stage."""
+        self.begun[rank] = self.position[rank] < len(self.stages)
+        for place in self.next_targets(rank):
+            self.slots[rank][place] = self.WRITING
 
     def finish(self, rank):
         """Do the rank's stage."""
         slots, buffers = self.slots[rank], self.buffers[rank]
         if self.position[rank] == len(self.stages):
             return
+        self.begin(rank)
         for o in self.next_operations(rank):
             if o.action == "send":
                 assert slots[o.layer, o.place] == o.expert
@@ -127,6 +147,7 @@ class Run:
             elif o.action == "commit":
                 slots[o.layer, o.place] = buffers.pop((o.layer, o.buffer))
         self.position[rank] += 1
+        self.begun[rank] = False
 
     def done(self, rank):
         """Progress as recover() takes it: the layer a rank is at, and its rounds that are finished."""
@@ -135,9 +156,3 @@ class Run:
             return len(self.schedule.rounds), 0
         layer, _ = self.stages[position - 1]
         return layer, self.stages[position - 1][1] + 1
-
-    def half_written(self, rank):
-        """Slots (layer, place) into which the rank may be receiving."""
-        if self.position[rank] == len(self.stages):
-            return set()
-        return {(o.layer, o.place) for o in self.next_operations(rank) if o.action == "receive" and o.buffer < 0}

@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from equipoise import Cluster, Placement
+from equipoise.errors import ArgumentError
 from equipoise.kernels.sequencing import COMMIT, COPY, LOAD, MOVE, STASH
 from equipoise.migrating.checking import InvalidScheduleError, check_schedule
 from equipoise.migrating.scheduling import schedule_moves
@@ -248,3 +249,16 @@ def test_a_round_joined_with_the_next():
     now = np.where(schedule.is_move & (schedule.round == last), last - 1, schedule.round)
     order = np.lexsort((np.arange(len(now)), ~schedule.is_move, now))
     _refused(replace(_reordered(schedule, order), round=now[order]), old, new, "(sends|receives) 2 experts|read in this round")
+
+
+def test_what_is_no_schedule_or_placement():
+    """Named."""
+    old, new = random_change(1)
+    schedule = schedule_moves(old, new)
+    for arguments, words in (
+        ((schedule, old, new.expert_of_slot), "new is a ndarray"),
+        ((schedule, None, new), "old is a NoneType"),
+        ((schedule.as_dict(), old, new), "schedule is a dict"),
+    ):
+        with pytest.raises(ArgumentError, match=words):
+            check_schedule(*arguments)

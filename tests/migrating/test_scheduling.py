@@ -180,6 +180,34 @@ class TestExamples:
         assert leaving.moves.tolist() == [2]
         check_schedule(leaving, old, new)
 
+    def test_leaving_in_any_order_and_form(self):
+        """The same schedule."""
+        before, after = Cluster(3, 1), Cluster(3, 1, alive=[False, True, False])
+        old, new = Placement([[0, 1, 2]], before, 3), Placement([[-1, 2, -1]], after, 3)
+        for leaving in ([2, 0], (0, 2, 2), {0, 2}, np.array([2, 0]), iter([0, 2])):
+            schedule = schedule_moves(old, new, leaving=leaving)
+            assert schedule.leaving == (0, 2)
+            assert schedule.lost_experts == ()
+
+    @pytest.mark.parametrize(
+        ("before", "after", "nodes"),
+        [
+            ([0, 0, 1, 1, 2, 2], [0, 0, 1], [0, 0, 1, 1, 2, 2]),
+            ([0, 0, 1, 1, 2, 2], [0, 0, 0, 0], [0, 0, 0, 0, 1, 1]),
+            ([0, 2, 1, 1, 2, 0], [0, 1], [0, 1, 2, 2, 1, 0]),
+            ([1, 0, 1, 0], [0, 1], [0, 1, 0, 1]),
+            ([0, 0, 0, 0], [1, 0], [1, 0, 1, 1]),
+            ([0, 1], [1, 1, 0], [1, 1, 0]),
+        ],
+        ids=["alike", "fewer", "a node goes", "renumbered", "divided", "added"],
+    )
+    def test_nodes_of_ranks_that_go(self, before, after, nodes):
+        """Where the new cluster has the first rank of their old node; else together, on a node of their own."""
+        old, new = (
+            Placement([[0] * len(node)], Cluster(len(node), 1, max(node) + 1, node_of_rank=node), 1) for node in (before, after)
+        )
+        assert schedule_moves(old, new).node_of_rank.tolist() == nodes
+
     def test_a_removed_rank_sends_and_an_added_one_receives(self):
         """Ranks keep their numbers, the last ones go and come."""
         small, large = Cluster(2, 1), Cluster(3, 1)
@@ -246,6 +274,10 @@ def _small(**changed):
         (_small(), {"leaving": [2]}, "leaving names rank 2"),
         (_small(), {"leaving": [-1]}, "a leaving rank is -1"),
         (_small(), {"leaving": [1]}, "it is up in the new placement"),
+        (_small(), {"leaving": 3}, "leaving is 3"),
+        (_small(), {"leaving": None}, "leaving is None"),
+        (_small(), {"leaving": "1"}, "a leaving rank is '1'"),
+        (_small().expert_of_slot, {}, "new is a ndarray"),
         (_small(expert_of_slot=[[0, 1, 1]], cluster=Cluster(3, 1)), {"leaving": [2]}, "it is not up in the old placement"),
     ],
 )

@@ -11,7 +11,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from equipoise.errors import EquipoiseError
-from equipoise.migrating.schedules import STEP_KINDS, MoveSchedule
+from equipoise.migrating.moves import check_placements
+from equipoise.migrating.schedules import STEP_KINDS, MoveSchedule, check_schedule_type
 from equipoise.placement import ABSENT, Placement
 
 
@@ -42,6 +43,8 @@ def check_schedule(schedule: MoveSchedule, old: Placement, new: Placement) -> No
     ------
     InvalidScheduleError
         With layer, round, slot and what it held.
+    ArgumentError
+        When what is given is no schedule, or no placement.
 
     Examples
     --------
@@ -57,6 +60,8 @@ def check_schedule(schedule: MoveSchedule, old: Placement, new: Placement) -> No
     ...     print(error.found)
     layer 0, round 0: the move to slot 0 reads slot 1, which holds expert 1
     """
+    check_schedule_type(schedule)
+    check_placements(old, new)
     geometry = _Geometry(schedule, old, new)
     by_layer: list[list[_Step]] = [[] for _ in range(schedule.num_layers)]
     last = 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from equipoise.checks import check_integer
+from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
 from equipoise.kernels.sequencing import COPY, LOAD, MOVE, REPEAT
 from equipoise.kernels.types import Flags, Ints
@@ -25,13 +26,17 @@ class Frame:
     slot_counts : int64 [ranks]
         Slots of each rank, the more of both.
     node_of_rank : int64 [ranks]
-        Node of each rank, by the new cluster where it has the rank.
+        Node of each rank, by the new cluster where it has the rank. A rank that only the old one has is where the new one has
+        the first rank of its old node, so nodes that both number alike stay as they are; ranks of an old node of which the new
+        cluster has none share a node of their own, with a number behind the new ones. All of 0..most are used.
     held : int64 [layers, slots]
         Expert that can be read from each slot; ABSENT on ranks that cannot send.
     wanted : int64 [layers, slots]
         Expert that each slot must hold in the end; ABSENT where it does not matter.
     num_experts : int
         Experts of each layer.
+    leaving : tuple of int
+        Ranks down in the new placement that still send.
     """
 
     slot_counts: Ints
@@ -39,6 +44,7 @@ class Frame:
     held: Ints
     wanted: Ints
     num_experts: int
+    leaving: tuple[int, ...]
 
     @property
     def num_ranks(self) -> int:
@@ -81,7 +87,7 @@ class CopyList:
         return self.first_slot >= 0
 
 
-def make_frame(old: Placement, new: Placement, leaving: Sequence[int] = ()) -> Frame:
+def make_frame(old: Placement, new: Placement, leaving: Iterable[int] = ()) -> Frame:
     """Lay an old and a new placement over each other.
 
     Ranks keep their numbers: the larger cluster's further ranks were added, or are removed. A rank can send what it holds in
@@ -92,23 +98,25 @@ def make_frame(old: Placement, new: Placement, leaving: Sequence[int] = ()) -> F
     ArgumentError
         When the placements have other experts or layers, the new one uses a rank that is down, or a rank cannot leave.
     """
+    check_placements(old, new)
     _check_alike(old, new)
     num_ranks = max(old.cluster.num_ranks, new.cluster.num_ranks)
-    _check_leaving(old, new, leaving, num_ranks)
+    ranks_leaving = _checked_leaving(old, new, leaving, num_ranks)
     counts = np.zeros(num_ranks, np.int64)
-    node = np.zeros(num_ranks, np.int64)
+    node = _node_of_rank(old.cluster, new.cluster)
     for cluster in (old.cluster, new.cluster):
         here = slice(cluster.num_ranks)
         counts[here] = np.maximum(counts[here], cluster.slot_counts)
-        node[here] = cluster.node_of_rank
     held, wanted = _spread(old, counts), _spread(new, counts)
     can_send = np.zeros(num_ranks, np.bool_)
     can_send[: old.cluster.num_ranks] = old.cluster.alive
-    can_send[: new.cluster.num_ranks] &= np.asarray(new.cluster.alive) | np.isin(np.arange(new.cluster.num_ranks), leaving)
+    can_send[: new.cluster.num_ranks] &= np.asarray(new.cluster.alive) | np.isin(
+        np.arange(new.cluster.num_ranks), ranks_leaving
+    )
     held[:, np.repeat(~can_send, counts)] = ABSENT
     for array in (counts, node, held, wanted):
         array.setflags(write=False)
-    return Frame(counts, node, held, wanted, new.num_experts)
+    return Frame(counts, node, held, wanted, new.num_experts, ranks_leaving)
 
 
 def list_copies(frame: Frame) -> CopyList:
@@ -139,6 +147,40 @@ def list_copies(frame: Frame) -> CopyList:
     return CopyList(layer, target, expert, kind, source, first_slot)
 
 
+def check_placements(old: object, new: object) -> None:
+    """Refuse what is no placement, and name it."""
+    for name, given in (("old", old), ("new", new)):
+        if not isinstance(given, Placement):
+            raise ArgumentError(f"{name} is a {type(given).__name__}", "it must be a Placement", "make one with Placement(...)")
+
+
+def check_ranks(name: str, what: str, given: Iterable[int], num_ranks: int) -> tuple[int, ...]:
+    """Return the ranks of a list, each once, in their order; refuse what is no list, or names a rank that there is not.
+
+    >>> check_ranks("leaving", "a leaving rank", [3, 0, 3], num_ranks=4)
+    (0, 3)
+    """
+    try:
+        ranks = sorted({check_integer(what, rank, 0) for rank in given})
+    except TypeError:
+        raise ArgumentError(f"{name} is {given!r}", "it must be a list of ranks", "give one, such as [0]") from None
+    if ranks and ranks[-1] >= num_ranks:
+        raise ArgumentError(f"{name} names rank {ranks[-1]}", f"ranks are 0..{num_ranks - 1}", "check the rank's number")
+    return tuple(ranks)
+
+
+def _node_of_rank(old: Cluster, new: Cluster) -> Ints:
+    """Return the node of each rank of both clusters, as :class:`Frame` has it."""
+    node = list(new.node_of_rank)
+    node_now: dict[int, int] = {}
+    for rank, node_before in enumerate(old.node_of_rank):
+        if node_before not in node_now:
+            node_now[node_before] = node[rank] if rank < new.num_ranks else max(node) + 1
+        if rank >= new.num_ranks:
+            node.append(node_now[node_before])
+    return np.array(node, np.int64)
+
+
 def _first_slots(frame: Frame) -> Ints:
     """Return the slot from which each rank sends each expert: the lowest that keeps it, else the lowest, else -1."""
     num_layers = len(frame.held)
@@ -162,9 +204,6 @@ def _spread(placement: Placement, counts: Ints) -> Ints:
 
 
 def _check_alike(old: Placement, new: Placement) -> None:
-    for name, given in (("old", old), ("new", new)):
-        if not isinstance(given, Placement):
-            raise ArgumentError(f"{name} is a {type(given).__name__}", "it must be a Placement", "make one with Placement(...)")
     if (old.num_layers, old.num_experts) != (new.num_layers, new.num_experts):
         raise ArgumentError(
             f"old has {old.num_layers} layers of {old.num_experts} experts",
@@ -182,13 +221,13 @@ def _check_alike(old: Placement, new: Placement) -> None:
         )
 
 
-def _check_leaving(old: Placement, new: Placement, leaving: Sequence[int], num_ranks: int) -> None:
-    for rank in leaving:
-        if check_integer("a leaving rank", rank, 0) >= num_ranks:
-            raise ArgumentError(f"leaving names rank {rank}", f"ranks are 0..{num_ranks - 1}", "check the rank's number")
+def _checked_leaving(old: Placement, new: Placement, leaving: Iterable[int], num_ranks: int) -> tuple[int, ...]:
+    ranks = check_ranks("leaving", "a leaving rank", leaving, num_ranks)
+    for rank in ranks:
         if rank >= old.cluster.num_ranks or not old.cluster.alive[rank]:
             raise ArgumentError(f"leaving names rank {rank}", "it is not up in the old placement", "leave it out")
         if rank < new.cluster.num_ranks and new.cluster.alive[rank]:
             raise ArgumentError(
                 f"leaving names rank {rank}", "it is up in the new placement", "mark it down in the new cluster's alive"
             )
+    return ranks

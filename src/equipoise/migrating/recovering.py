@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from equipoise.checks import check_integer
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
 from equipoise.kernels.types import Flags, Ints
-from equipoise.migrating.moves import Frame, make_frame
-from equipoise.migrating.schedules import MoveSchedule
+from equipoise.migrating.moves import Frame, check_ranks, make_frame
+from equipoise.migrating.schedules import MoveSchedule, check_schedule_type
 from equipoise.migrating.scheduling import schedule_moves
 from equipoise.placement import ABSENT, Placement
 
@@ -27,8 +27,8 @@ class Recovery:
     Attributes
     ----------
     state : Placement
-        What each slot holds now; ABSENT on ranks that are down, and where an expert was on its way into the slot. Where a
-        buffer holds the only replica of an expert, the rank has such places more than before, behind its slots.
+        What each slot holds now; ABSENT on ranks that are down, and where an expert may have been on its way into the slot.
+        Where a buffer holds the only replica of an expert, the rank has such places more than before, behind its slots.
     target : Placement
         Where ``schedule`` leads: the placement asked for, ABSENT on ranks that are down.
     schedule : MoveSchedule
@@ -52,8 +52,9 @@ def recover(
     old: Placement,
     new: Placement,
     done: tuple[int, int] | Sequence[tuple[int, int]],
-    dead_ranks: Sequence[int],
+    dead_ranks: Iterable[int],
     *,
+    begun: bool | Sequence[bool] = True,
     back: bool = False,
 ) -> Recovery:
     """Say what ranks hold after others died in the middle of a schedule, and schedule the rest.
@@ -66,10 +67,15 @@ def recover(
         The placements it was made for.
     done : (int, int) or sequence of (int, int)
         How far all ranks came, or each: the layer it was at, and how many rounds of it the rank has finished, with what it does
-        by itself behind them (0: what comes before the first round). Its next round may be half done. (layers, 0) is the end.
-        That of dead ranks does not matter.
-    dead_ranks : sequence of int
+        by itself behind them (0: what comes before the first round). That needs nobody, so a rank that was at it ends it
+        before it tells. Rounds it has no part in count as finished once it is past them. (layers, 0) is the end. That of dead
+        ranks does not matter.
+    dead_ranks : iterable of int
         Ranks that are gone with all they held. May be empty: then the rest is scheduled.
+    begun : bool or sequence of bool
+        Whether all ranks, or each, had begun the round behind those: what it receives there, but into buffers, counts as half
+        written, and what was in the slot as gone. False says that the rank has sent nothing of it and let nothing be written.
+        Where ranks do not know, leave it True: no expert is taken for held that is not, but some may count as lost in vain.
     back : bool
         Go back to ``old`` instead of on to ``new``.
 
@@ -82,7 +88,7 @@ def recover(
     ------
     ArgumentError
         When the placements are not those of the schedule, a rank or progress is out of range, a rank has received what its
-        sender cannot have sent, or no rank is left.
+        sender cannot have sent, no rank is left, or an argument is of another kind.
 
     Examples
     --------
@@ -91,11 +97,19 @@ def recover(
     >>> found = recover(schedule_moves(old, new), old, new, done=(0, 0), dead_ranks=[0])
     >>> found.state.expert_of_slot.tolist(), found.lost_experts, found.target.expert_of_slot.tolist()
     ([[-1, -1, 2, 3, 0, -1]], ((0, 1),), [[-1, -1, 0, 3, 0, 1]])
+
+    Rank 2 knows that it had not begun, so its slots are as they were:
+
+    >>> found = recover(schedule_moves(old, new), old, new, done=(0, 0), dead_ranks=[0], begun=False)
+    >>> found.state.expert_of_slot.tolist(), found.lost_experts
+    ([[-1, -1, 2, 3, 0, 2]], ((0, 1),))
     """
+    check_schedule_type(schedule)
     frame = make_frame(old, new, schedule.leaving)
     _check_fits(schedule, frame)
-    dead = _checked_dead(dead_ranks, frame.num_ranks)
-    progress = _checked_progress(done, schedule, dead)
+    dead = np.zeros(frame.num_ranks, np.bool_)
+    dead[list(check_ranks("dead_ranks", "a dead rank", dead_ranks, frame.num_ranks))] = True
+    progress = _checked_progress(done, begun, schedule, dead)
     gone = _gone(old.cluster, new.cluster, schedule.leaving, dead)
     target = _without(old if back else new, gone)
     held, buffers = _state(schedule, frame, progress, gone)
@@ -112,15 +126,6 @@ def recover(
     return Recovery(state, target, rest, state.lost_experts, target.lost_experts)
 
 
-def _checked_dead(dead_ranks: Sequence[int], num_ranks: int) -> Flags:
-    dead = np.zeros(num_ranks, np.bool_)
-    for rank in dead_ranks:
-        if check_integer("a dead rank", rank, 0) >= num_ranks:
-            raise ArgumentError(f"dead_ranks names rank {rank}", f"ranks are 0..{num_ranks - 1}", "check the rank's number")
-        dead[rank] = True
-    return dead
-
-
 def _check_fits(schedule: MoveSchedule, frame: Frame) -> None:
     is_same = (
         (schedule.num_layers, schedule.num_experts) == (len(frame.held), frame.num_experts)
@@ -134,8 +139,48 @@ def _check_fits(schedule: MoveSchedule, frame: Frame) -> None:
         )
 
 
-def _checked_progress(done: tuple[int, int] | Sequence[tuple[int, int]], schedule: MoveSchedule, dead: Flags) -> Ints:
-    """Return how far each rank came, [ranks, 2] of layer and rounds finished there; refuse what cannot be."""
+class _Progress(NamedTuple):
+    """How far each rank came, or the rank of each step: its layer, rounds finished there, and whether the next was begun."""
+
+    layer: Ints
+    rounds: Ints
+    begun: Flags
+
+    def of(self, rank: Ints) -> _Progress:
+        """Return the progress of these ranks."""
+        return _Progress(self.layer[rank], self.rounds[rank], self.begun[rank])
+
+    def is_finished(self, schedule: MoveSchedule) -> Flags:
+        """Tell of each step whether ranks of this progress have done it for sure."""
+        return np.asarray((self.layer > schedule.layer) | ((self.layer == schedule.layer) & (self.rounds > schedule.round)))
+
+    def is_begun(self, schedule: MoveSchedule) -> Flags:
+        """Tell of each step whether ranks of this progress may have done a part of it, but not all."""
+        return np.asarray((self.layer == schedule.layer) & (self.rounds == schedule.round) & self.begun)
+
+
+def _checked_progress(
+    done: tuple[int, int] | Sequence[tuple[int, int]], begun: bool | Sequence[bool], schedule: MoveSchedule, dead: Flags
+) -> _Progress:
+    """Return how far each rank came; refuse what cannot be."""
+    given = _checked_done(done, schedule, dead)
+    progress = _Progress(given[:, 0], given[:, 1], _checked_begun(begun, schedule.num_ranks))
+    _check_possible(progress, schedule, dead)
+    return progress
+
+
+def _checked_begun(begun: bool | Sequence[bool], num_ranks: int) -> Flags:
+    try:
+        given = np.asarray(begun)
+    except ValueError:
+        given = np.empty(0)
+    if given.dtype != np.bool_ or given.shape not in ((), (num_ranks,)):
+        raise ArgumentError(f"begun is {begun!r}", f"it is True or False, for all or one a rank ({num_ranks})", "give bools")
+    return np.broadcast_to(given, num_ranks)
+
+
+def _checked_done(done: tuple[int, int] | Sequence[tuple[int, int]], schedule: MoveSchedule, dead: Flags) -> Ints:
+    """Return layer and rounds finished there, [ranks, 2]."""
     try:
         given = np.asarray(done)
     except ValueError:
@@ -155,17 +200,15 @@ def _checked_progress(done: tuple[int, int] | Sequence[tuple[int, int]], schedul
                 + (f", that one of {rounds[layer]} rounds" if 0 <= layer <= schedule.num_layers else ""),
                 "give the layer a rank was at and the rounds it has finished there",
             )
-    _check_possible(given, schedule, dead)
     return given.astype(np.int64)
 
 
-def _check_possible(progress: Ints, schedule: MoveSchedule, dead: Flags) -> None:
-    """Refuse that a rank has finished a round of which its peer has not finished the round before."""
+def _check_possible(progress: _Progress, schedule: MoveSchedule, dead: Flags) -> None:
+    """Refuse that a rank has finished a round that a peer which sends to it then has not begun."""
     received = schedule.is_move & ~dead[schedule.receiver] & ~dead[schedule.sender]
-    received &= _is_finished(schedule, progress[schedule.receiver])
-    sender = progress[schedule.sender]
-    has_begun = (sender[:, 0] > schedule.layer) | ((sender[:, 0] == schedule.layer) & (sender[:, 1] >= schedule.round))
-    wrong = np.flatnonzero(received & ~has_begun)
+    received &= progress.of(schedule.receiver).is_finished(schedule)
+    sender = progress.of(schedule.sender)
+    wrong = np.flatnonzero(received & ~sender.is_finished(schedule) & ~sender.is_begun(schedule))
     if wrong.size:
         i = int(wrong[0])
         raise ArgumentError(
@@ -175,18 +218,12 @@ def _check_possible(progress: Ints, schedule: MoveSchedule, dead: Flags) -> None
         )
 
 
-def _is_finished(schedule: MoveSchedule, progress: Ints) -> Flags:
-    """Tell of each step whether ranks of this progress [steps, 2] have done it for sure."""
-    at_layer = progress[:, 0] == schedule.layer
-    return np.asarray((progress[:, 0] > schedule.layer) | (at_layer & (schedule.round < progress[:, 1])))
-
-
-def _state(schedule: MoveSchedule, frame: Frame, progress: Ints, gone: Flags) -> tuple[Ints, Buffers]:
+def _state(schedule: MoveSchedule, frame: Frame, progress: _Progress, gone: Flags) -> tuple[Ints, Buffers]:
     """Return what each slot holds, [layers, slots], and each buffer that is in use."""
     held = frame.held.copy()
     buffers: Buffers = {}
-    rank, finished = schedule.receiver, _is_finished(schedule, progress[schedule.receiver])
-    for i in np.flatnonzero(finished & ~gone[rank]).tolist():
+    rank, receiver = schedule.receiver, progress.of(schedule.receiver)
+    for i in np.flatnonzero(receiver.is_finished(schedule) & ~gone[rank]).tolist():
         layer, target, expert = int(schedule.layer[i]), schedule.target[i], int(schedule.expert[i])
         where = (layer, int(rank[i]), int(schedule.buffer[i]))
         if schedule.is_staged[i]:
@@ -194,8 +231,7 @@ def _state(schedule: MoveSchedule, frame: Frame, progress: Ints, gone: Flags) ->
             continue
         buffers.pop(where, None)
         held[layer, target] = expert
-    is_next = (progress[rank, 0] == schedule.layer) & (progress[rank, 1] == schedule.round)
-    half_written = schedule.is_move & is_next & (schedule.buffer < 0)
+    half_written = schedule.is_move & receiver.is_begun(schedule) & (schedule.buffer < 0)
     held[schedule.layer[half_written], schedule.target[half_written]] = ABSENT
     held[:, gone[frame.rank_of_slot]] = ABSENT
     return held, buffers

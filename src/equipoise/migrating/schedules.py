@@ -68,7 +68,7 @@ class MoveSchedule:
     num_layers, num_experts : int
         Of both placements.
     slot_counts, node_of_rank : int64 [ranks]
-        Slots and node of each rank (:class:`equipoise.migrating.moves.Frame`).
+        Slots and node of each rank (:class:`equipoise.migrating.moves.Frame` says where ranks are that go).
     mode : str
         One of ``MODES``.
     staging, chunk : int or None
@@ -331,6 +331,13 @@ class MoveSchedule:
             i = int(late[0])
             rule = f"layer {self.layer[i]} has {self.rounds[self.layer[i]]} rounds"
             raise ArgumentError(f"round[{i}] is {self.round[i]}", rule, "check the schedule")
+
+
+def check_schedule_type(given: object) -> None:
+    """Refuse what is no schedule, and name it."""
+    if not isinstance(given, MoveSchedule):
+        found = f"schedule is a {type(given).__name__}"
+        raise ArgumentError(found, "it must be a MoveSchedule", "pass what schedule_moves() returned")
 
 
 def _checked_array(name: str, given: object) -> Ints:

@@ -33,7 +33,8 @@ def schedule_moves(
     ----------
     old, new : Placement
         Of the same experts and layers. Ranks keep their numbers; some may be added, removed, down, or have more or fewer slots.
-        ``old`` may hold experts twice on a rank, and empty slots.
+        ``old`` may hold experts twice on a rank, and empty slots. Nodes are those of ``new``; a removed rank counts to where
+        ``new`` has the first rank of its old node, and if it has none, to a node of its own with the others of that node.
     mode : str
         "duplex": in a round each rank sends at most one expert and receives at most one. "one-peer": it exchanges with a single
         peer, all that both have for each other.
@@ -79,7 +80,7 @@ def schedule_moves(
     copies = list_copies(frame)
     source = choose_source_slots(frame, copies)
     rows = [_schedule_layer(row, frame, mode, staging, chunk) for row in _by_layer(frame, copies, source)]
-    return _joined(rows, frame, copies, source, mode, staging, chunk, leaving)
+    return _joined(rows, frame, copies, source, mode, staging, chunk)
 
 
 class _Row(NamedTuple):
@@ -166,7 +167,6 @@ def _joined(
     mode: str,
     staging: int | None,
     chunk: int | None,
-    leaving: Sequence[int],
 ) -> MoveSchedule:
     counts = [len(row.steps) for row in rows]
     steps = np.concatenate([row.steps for row in rows]) if rows else np.empty((0, 4), np.int64)
@@ -183,7 +183,7 @@ def _joined(
         mode=mode,
         staging=staging,
         chunk=chunk,
-        leaving=tuple(leaving),
+        leaving=frame.leaving,
         layer=layer,
         round=steps[:, 1],
         kind=kind,
