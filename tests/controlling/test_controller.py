@@ -8,12 +8,16 @@ import json
 import numpy as np
 import pytest
 
-from equipoise import Cluster, MoveBudget, Placement, plan
+from equipoise import Cluster, Constraints, MoveBudget, Placement, dispatch, plan
 from equipoise.controlling.controller import Controller
+from equipoise.controlling.judging import owed_layers
 from equipoise.controlling.settings import ControlSettings
 from equipoise.controlling.telemetry import Telemetry
-from equipoise.errors import ArgumentError
+from equipoise.errors import ArgumentError, NotSupportedError
+from equipoise.migrating.checking import check_schedule
 from equipoise.migrating.links import Links
+from equipoise.migrating.recovering import recover
+from equipoise.migrating.scheduling import schedule_moves
 
 CLUSTER = Cluster(num_ranks=2, slots_per_rank=2)
 SKEWED = [[900, 800, 100, 200]]
@@ -104,7 +108,7 @@ def test_a_total_budget_goes_to_the_layer_that_saves_most(total, layers):
 def test_bytes_bind_as_moves_do():
     """Bytes bind as moves do."""
     budget = MoveBudget(bytes=2.5e6, expert_bytes=1e6)
-    controller = made(Placement([[0, 1, 2, 3]] * 2, CLUSTER, 4), budget=budget)
+    controller = made(Placement([[0, 1, 2, 3]] * 2, CLUSTER, 4), budget=budget, expert_bytes=1e6)
     controller.observe(SKEWED * 2, 0)
     assert controller.decide().moves == 2
 
@@ -115,13 +119,18 @@ def test_a_plan_that_never_comes_into_use_is_said_and_counted():
     telemetry = Telemetry(log=log)
     controller = made(overdue_after=2, telemetry=telemetry)
     controller.observe(SKEWED, 0)
-    codes = [controller.decide().code for _ in range(4)]
-    assert codes == ["gain", "waiting", "waiting", "gain"]  # given up, and handed out anew
+    codes = [controller.decide().code for _ in range(5)]
+    assert codes == ["gain", "waiting", "waiting", "unsettled", "unsettled"]  # what was done of it is not known
     assert controller.overdue == 1
+    assert controller.pending is not None
     said = [json.loads(line) for line in log.getvalue().splitlines()]
     assert [line["code"] for line in said] == codes
-    assert "never came into use" in said[3]["warnings"][0]
+    assert [line["overdue"] for line in said] == [0, 0, 0, 1, 0]
+    assert said[3]["warnings"] == ["the plan handed out 3 decisions ago is overdue"]
+    assert "call applied()" in said[3]["reason"]
     assert telemetry.registry.get_sample_value("equipoise_overdue_plans_total") == 1.0
+    controller.dropped()
+    assert controller.decide().code == "gain"
 
 
 def test_a_stale_placement_is_said():
@@ -277,6 +286,13 @@ def test_the_last_rank_up_cannot_fail_and_nothing_is_changed():
         ("staging", 0, "staging is 0"),
         ("effort", "huge", "effort is 'huge'"),
         ("mode", "simplex", "mode is 'simplex'"),
+        ("num_groups", 0, "num_groups is 0"),
+        ("locality", "soft", "locality is 'soft'"),
+        ("dispatch", "hash", "dispatch is 'hash'"),
+        ("constraints", 2, "constraints is a int"),
+        ("constraints", Constraints(home_share=0.9), "home_share 0.9"),
+        ("constraints", Constraints(min_replicas=2, hottest=0.5), "hottest 0.5"),
+        ("budget", MoveBudget(bytes=1e9, expert_bytes=2e6), "expert_bytes is .*, that of the budget 2e.06"),
     ],
 )
 def test_bad_settings_are_named(setting, value, found):
@@ -309,14 +325,13 @@ def test_metrics_tell_what_was_seen_and_decided():
     assert 0.9 < value("balance_predicted") <= 1.0
 
 
-def test_a_failure_gives_up_the_plan_handed_out_and_what_was_made_to_be_judged():
-    """Neither may use a rank that is down."""
+def test_a_failure_leaves_nothing_to_be_judged():
+    """Candidates may not use a rank that is down."""
     controller = made()
     controller.observe(SKEWED, 0)
     controller.decide()
-    assert controller.pending is not None
     controller.failed(1)
-    assert controller.pending is None
+    assert controller.pending.expert_of_slot[0, 2:].tolist() == [-1, -1]
     controller.observe(SKEWED, 1)
     assert not controller._evidence.learnt.any()
 
@@ -355,3 +370,197 @@ def test_the_first_window_does_not_tell_of_the_placement_at_the_start():
     controller.observe(SKEWED, 0)
     controller.observe([[1000, 0, 500, 500]], 1)
     np.testing.assert_allclose(controller._evidence.lost, [0.5])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("go_on", [False, True])
+def test_a_schedule_cut_short_is_gone_on_from_what_is_held(tmp_path, seed, go_on):
+    """Layer 0 is done, layer 1 is not, rank 1 dies: whoever carries it out says what is left, and the next plan fits that."""
+    rng = np.random.default_rng(seed)
+    cluster = Cluster(num_ranks=4, slots_per_rank=5)
+    start = plan(rng.integers(1, 100, (2, 12)), cluster).placement
+    controller = Controller(cluster, 2, 12, placement=start)
+    window = rng.integers(1, 1000, (2, 12))
+    for step in range(3):
+        controller.observe(window, step)
+    decision = controller.decide()
+    assert decision.is_move
+    before = controller.placement
+    controller.failed(1)
+    for _ in range(5):
+        asked = controller.decide()
+        assert (asked.code, asked.plan) == ("unsettled", None)
+    controller.save(tmp_path / "state")
+    controller = Controller.load(tmp_path / "state")
+    found = recover(decision.schedule, before, decision.plan.placement, (1, 0), [1])
+    controller.applied(found.target if go_on else found)
+    held = (found.target if go_on else found.state).expert_of_slot
+    slots = np.arange(20) if go_on else _own_slots(cluster, found.state.cluster)
+    assert np.array_equal(controller.placement.expert_of_slot, held[:, slots])
+    following = controller.decide()
+    assert following.is_move or not controller.placement.lost_experts
+    if following.is_move:
+        check_schedule(following.schedule, controller.placement, following.plan.placement)
+        following.plan.placement.validate()
+
+
+def _own_slots(cluster, wider):
+    """List where a wider cluster has the slots of another."""
+    begin = np.cumsum(wider.slot_counts) - wider.slot_counts
+    return np.concatenate([np.arange(first, first + own) for first, own in zip(begin, cluster.slot_counts, strict=True)])
+
+
+def test_buffers_of_a_recovery_are_no_slots():
+    """Expert 4 is in a buffer alone, its old place overwritten: for the controller it is lost."""
+    cluster = Cluster(num_ranks=3, slots_per_rank=2)
+    old, new = (Placement([row], cluster, 6) for row in ([3, 2, 5, 4, 0, 1], [4, 5, 1, 2, 0, 3]))
+    found = recover(schedule_moves(old, new), old, new, (0, 1), [])
+    assert found.state.expert_of_slot.tolist() == [[3, -1, 4, 5, 2, 0, 1]]
+    controller = Controller(cluster, 1, 6, placement=old)
+    with pytest.raises(ArgumentError, match="3 ranks with 7 slots"):
+        controller.applied(found.state)
+    controller.applied(found)
+    assert controller.placement.cluster == cluster
+    assert controller.placement.expert_of_slot.tolist() == [[3, -1, 5, 2, 0, 1]]
+    assert controller.placement.lost_experts == ((0, 4),)
+    other = Controller(Cluster(6, 1), 1, 6, placement=Placement([range(6)], Cluster(6, 1), 6))
+    with pytest.raises(ArgumentError, match="3 ranks with 7 slots"):
+        other.applied(found)
+
+
+def test_a_rank_that_returns_in_the_middle_leaves_the_plan_open_too():
+    """Until it is dropped."""
+    cluster = Cluster(num_ranks=3, slots_per_rank=2)
+    controller = made(Placement([[0, 1, 2, 3, 0, 1]], cluster, 4), cluster)
+    controller.failed(2)
+    controller.observe(SKEWED, 0)
+    assert controller.decide().is_move
+    controller.returned(2)
+    assert controller.decide().code == "unsettled"
+    controller.dropped()
+    assert controller.decide().is_move
+
+
+def test_experts_lost_before_any_load_are_recovered_evenly():
+    """On an even load; with a window of nothing too."""
+    cluster = Cluster(num_ranks=3, slots_per_rank=2)
+    for has_window in (False, True):
+        controller = made(Placement([[0, 1, 2, 3, 0, 1]], cluster, 4), cluster)
+        controller.failed(1)
+        if has_window:
+            controller.observe([[0, 0, 0, 0]], 0)
+        decision = controller.decide()
+        assert decision.code == "recover"
+        assert decision.plan.load.tolist() == [[1, 1, 1, 1]]
+        decision.plan.placement.validate()
+        controller.applied(decision.plan)
+        assert controller.decide().code == "no-load"
+        controller.observe(SKEWED, 1)
+        assert controller._watch.losses == []
+
+
+def test_strict_locality_is_kept_and_asked_of_the_placement_at_the_start():
+    """Groups of 4 experts on nodes of 2 ranks."""
+    cluster = Cluster(num_ranks=4, slots_per_rank=3, num_nodes=2)
+    rng = np.random.default_rng(1)
+    windows = (rng.integers(1, 1000, (2, 3, 8)) ** 2)[[0, 0, 1, 1, 1, 1]]
+    chosen = ControlSettings(num_groups=2, locality="strict", windows_per_interval=1e6)
+    start = plan(windows[0], cluster, num_groups=2, locality="strict").placement
+    controller = Controller(cluster, 3, 8, placement=start, settings=chosen)
+    moved = 0
+    for step, window in enumerate(windows):
+        controller.observe(window, step)
+        decision = controller.decide()
+        if decision.is_move:
+            controller.applied(decision.plan)
+            moved += decision.moves
+            for row in controller.placement.expert_of_slot:
+                for group in range(2):
+                    assert np.unique(np.flatnonzero((row // 4 == group) & (row >= 0)) // 6).size == 1
+    assert moved
+    spread = plan(windows[0], cluster).placement
+    with pytest.raises(NotSupportedError, match="previous has group"):
+        Controller(cluster, 3, 8, placement=spread, settings=chosen)
+    with pytest.raises(ArgumentError, match="groups"):
+        Controller(cluster, 3, 8, placement=spread, settings=ControlSettings(num_groups=3))
+    controller.failed(0)
+    decision = controller.decide()
+    assert decision.code == "no-plan"
+    assert "node 0 has 3 slots" in decision.reason
+
+
+def test_optimal_dispatch_is_what_is_judged_by():
+    """A placement that is level under optimal splits is steady, and balance is that of such splits."""
+    cluster = Cluster(num_ranks=2, slots_per_rank=3)
+    placement = Placement([[0, 1, 2, 0, 3, 1]], cluster, 4)
+    load = [[600, 100, 500, 400]]
+    controller = made(placement, cluster, dispatch="optimal")
+    controller.observe(load, 0)
+    decision = controller.decide()
+    assert decision.code == "steady"
+    assert decision.balance == pytest.approx(dispatch(load, placement).balancedness) == 1.0
+    evenly = made(placement, cluster)
+    evenly.observe(load, 0)
+    assert evenly.decide().balance == placement.balancedness(load) < 1.0
+    controller.observe([[5, 5, 1000, 5]], 1)
+    assert controller.decide().balance == pytest.approx(dispatch([[5, 5, 1000, 5]], placement).balancedness)
+
+
+@pytest.mark.parametrize("spread", ["ranks", "nodes"])
+def test_least_replicas_are_mended_after_a_failure(spread):
+    """No expert is lost with one rank; those left with one replica get another at once."""
+    cluster = Cluster(num_ranks=6, slots_per_rank=3, num_nodes=2)
+    asked = Constraints(min_replicas=2, spread=spread)
+    load = np.array([[9, 8, 7, 6, 5, 4]])
+    start = plan(load, cluster, constraints=asked).placement
+    chosen = ControlSettings(constraints=asked, budget=MoveBudget(per_layer=0))
+    controller = Controller(cluster, 1, 6, placement=start, settings=chosen)
+    controller.observe(load, 0)
+    assert controller.decide().code == "steady"
+    up = [Placement(_without(start, rank), cluster, 6) for rank in range(6)]
+    needed = next(rank for rank in range(6) if owed_layers(up[rank], asked).any())
+    controller.failed(needed)
+    assert not controller.placement.lost_experts
+    decision = controller.decide()
+    assert decision.code == "recover"
+    controller.applied(decision.plan)
+    assert not owed_layers(controller.placement, asked).any()
+    assert controller.decide().code == "steady"
+    for rank in [rank for rank in range(6) if rank != needed][:2]:
+        controller.failed(rank)
+    decision = controller.decide()
+    assert decision.code == "no-plan"
+    assert "which takes 12 slots of 9" in decision.reason
+
+
+def _without(placement, rank):
+    """Return its slots without what a rank holds."""
+    return np.where(placement.cluster.rank_of_slot == rank, -1, placement.expert_of_slot)
+
+
+def test_layers_that_lack_replicas_are_found():
+    """Counted slot by slot."""
+    rng = np.random.default_rng(4)
+    cluster = Cluster(4, 3, 2, alive=[True, True, True, False])
+    asked = [Constraints(), Constraints(min_replicas=2), Constraints(min_replicas=2, spread="nodes")]
+    told = set()
+    for _ in range(200):
+        rows = np.concatenate([rng.integers(-1, 3, (2, 9)), np.full((2, 3), -1)], axis=1)
+        placement = Placement(rows, cluster, 3)
+        ranks = [[{slot // 3 for slot in range(12) if row[slot] == expert} for expert in range(3)] for row in rows.tolist()]
+        wanted = (
+            [any(len(held) < 1 for held in layer) for layer in ranks],
+            [any(len(held) < 2 for held in layer) for layer in ranks],
+            [any(len(held) < 2 or len({rank // 2 for rank in held}) < 2 for held in layer) for layer in ranks],
+        )
+        assert tuple(owed_layers(placement, one).tolist() for one in asked) == wanted
+        told.update(zip(*wanted, strict=True))
+    assert len(told) == 4
+
+
+def test_what_is_of_another_kind_is_named():
+    """What is of another kind is named."""
+    with pytest.raises(ArgumentError, match="settings is a dict"):
+        Controller(CLUSTER, 1, 4, placement=LEVEL, settings={})
+    with pytest.raises(ArgumentError, match="cluster is a int"):
+        Controller(2, 1, 4, placement=LEVEL)

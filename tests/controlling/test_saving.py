@@ -7,14 +7,20 @@ import json
 import numpy as np
 import pytest
 
-from equipoise import Cluster, MoveBudget, Placement, plan
+from equipoise import Cluster, Constraints, MoveBudget, Placement, plan
 from equipoise.controlling.controller import Controller
-from equipoise.controlling.saving import backup_of
+from equipoise.controlling.saving import _checked, backup_of, sealed
 from equipoise.controlling.settings import ControlSettings
-from equipoise.errors import FileError
+from equipoise.errors import ArgumentError, FileError
 
 CLUSTER = Cluster(3, [2, 3, 2], 2, node_of_rank=[0, 1, 1], rank_speeds=[1, 2, 0.5])
-SETTINGS = ControlSettings(budget=MoveBudget(per_layer=3, total=9), memories=(0.7, 0.1), caution=0.5, staging=2)
+SETTINGS = ControlSettings(
+    budget=MoveBudget(per_layer=3, total=9),
+    memories=(0.7, 0.1),
+    caution=0.5,
+    staging=2,
+    constraints=Constraints(spread="nodes"),
+)
 
 
 def windows(count):
@@ -93,15 +99,38 @@ def test_a_torn_file_is_named_with_the_last_good_one_which_is_kept(tmp_path, cut
     assert Controller.load(path).step == Controller.load(backup_of(path)).step == controller.step
 
 
-def test_a_flipped_bit_is_seen(tmp_path):
-    """A flipped bit is seen."""
-    path = tmp_path / "state"
-    made().save(path)
-    content = bytearray(path.read_bytes())
-    content[-500] ^= 1
-    path.write_bytes(content)
+@pytest.mark.parametrize("flip", [1, 128])
+def test_no_byte_can_change_unseen(tmp_path, flip):
+    """Neither of the line that says what follows nor of the arrays."""
+    path, cluster = tmp_path / "state", Cluster(2, 1)
+    Controller(cluster, 1, 2, placement=Placement([[0, 1]], cluster, 2)).save(path)
+    content = path.read_bytes()
+    _checked(path, content)
+    for i in range(len(content)):
+        changed = bytearray(content)
+        changed[i] ^= flip
+        with pytest.raises(FileError):
+            _checked(path, bytes(changed))
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ flip]))
     with pytest.raises(FileError, match="is torn"):
         Controller.load(path)
+
+
+def test_a_changed_setting_is_seen(tmp_path):
+    """A file cannot be edited by hand."""
+    path = tmp_path / "state"
+    made().save(path)
+    path.write_bytes(path.read_bytes().replace(b'"stall": 1.0', b'"stall": 0.5', 1))
+    with pytest.raises(FileError, match="is torn"):
+        Controller.load(path)
+
+
+def test_what_is_no_path_is_named():
+    """What is no path is named."""
+    with pytest.raises(ArgumentError, match="path is a NoneType"):
+        made().save(None)
+    with pytest.raises(ArgumentError, match="path is a int"):
+        Controller.load(3)
 
 
 def test_a_foreign_file_is_named_and_never_overwritten(tmp_path):
@@ -129,10 +158,12 @@ def test_another_version_is_named(tmp_path):
     [(b'"num_layers": 3', b'"num_layers": 4'), (b'"stall": 1.0', b'"stall": 7.0'), (b'"num_nodes": 2', b'"num_modes": 2')],
 )
 def test_parts_that_do_not_fit_are_named(tmp_path, before, after):
-    """Parts that do not fit are named."""
+    """Though the hash is right."""
     path = tmp_path / "state"
     made().save(path)
-    path.write_bytes(path.read_bytes().replace(before, after, 1))
+    header, payload = _checked(path, path.read_bytes())
+    del header["sha256"]
+    path.write_bytes(sealed(json.loads(json.dumps(header).encode().replace(before, after, 1)), payload))
     with pytest.raises(FileError, match="no state that fits"):
         Controller.load(path)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+from copy import deepcopy
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from equipoise import ABSENT, Cluster, MoveBudget, Placement, plan
 from equipoise.controlling.controller import Controller
 from equipoise.controlling.settings import ControlSettings
 from equipoise.migrating.checking import check_schedule
+from equipoise.migrating.recovering import recover
 
 pytestmark = pytest.mark.compiled
 
@@ -28,7 +31,7 @@ loads = st.lists(
 
 
 class Control(RuleBasedStateMachine):
-    """Holds what must be in use by itself: what was applied, less what failed."""
+    """Holds by itself what each rank holds, [layers][ranks][places] of experts, and who died: what a machine would know."""
 
     @initialize(
         load=loads,
@@ -47,12 +50,25 @@ class Control(RuleBasedStateMachine):
         self.controller, self.twin = (
             Controller(cluster, LAYERS, EXPERTS, placement=placement, settings=chosen) for _ in range(2)
         )
-        self.in_use = placement.expert_of_slot.copy()
+        self.first_slot = [sum(cluster.slot_counts[:rank]) for rank in range(RANKS + 1)]
+        self.held = self.by_rank(placement)
+        self.saved = None
         self.alive = [True] * RANKS
         self.budget = budget
         self.step = 0
         self.rng = np.random.default_rng(seed)
-        self.handed_out = None
+        self.handed_out = self.before = None
+        self.cut = False
+
+    def by_rank(self, placement):
+        """Return what each rank holds, layer by layer."""
+        rows = placement.expert_of_slot.tolist()
+        return [[row[begin:end] for begin, end in pairwise(self.first_slot)] for row in rows]
+
+    def placed(self, held):
+        """Return that as a placement on the ranks that are up."""
+        cluster = self.controller.cluster
+        return Placement([list(chain.from_iterable(ranks)) for ranks in held], cluster, EXPERTS)
 
     def teardown(self):
         if hasattr(self, "folder"):
@@ -73,15 +89,18 @@ class Control(RuleBasedStateMachine):
         one, other = (controller.decide() for controller in self.both())
         assert json.dumps(one.as_dict()) == json.dumps(other.as_dict())
         assert one.is_move == other.is_move
+        assert (one.code == "unsettled") <= (self.handed_out is not None)
+        if self.handed_out is not None:
+            assert one.code == "unsettled" if self.cut else one.code in ("waiting", "unsettled")
         if not one.is_move:
             return
-        self.handed_out = one.plan
+        self.handed_out, self.schedule, self.before = one.plan, one.schedule, self.placed(self.held)
         assert one.plan.placement.expert_of_slot.tobytes() == other.plan.placement.expert_of_slot.tobytes()
         assert one.schedule.as_dict() == other.schedule.as_dict()
         self.check_plan(one)
 
     def check_plan(self, decision):
-        now, then = self.controller.placement, decision.plan.placement
+        now, then = self.placed(self.held), decision.plan.placement
         then.validate()  # every expert served, no rank that is down used
         assert then.cluster.alive == tuple(self.alive)
         check_schedule(decision.schedule, now, then)
@@ -97,22 +116,46 @@ class Control(RuleBasedStateMachine):
         if decision.code != "recover":
             assert decision.gain_seconds > decision.cost_seconds
 
-    @precondition(lambda self: getattr(self, "handed_out", None) is not None)
-    @rule(only_first=st.booleans())
-    def apply(self, only_first):
-        rows = self.in_use.copy() if only_first else self.handed_out.placement.expert_of_slot.copy()
-        rows[0] = self.handed_out.placement.expert_of_slot[0]
-        given = Placement(rows, self.handed_out.placement.cluster, EXPERTS) if only_first else self.handed_out
+    @precondition(lambda self: getattr(self, "handed_out", None) is not None and not self.cut)
+    @rule(layers=st.integers(0, LAYERS), as_plan=st.booleans())
+    def apply(self, layers, as_plan):
+        """Carry the schedule out as far as some layer, and tell."""
+        self.held[:layers] = self.by_rank(self.handed_out.placement)[:layers]
+        is_whole = layers == LAYERS and as_plan
         for one in self.both():
-            one.applied(given)
-        self.in_use, self.handed_out = rows, None
+            one.applied(self.handed_out if is_whole else self.placed(self.held))
+        self.handed_out = None
 
-    @precondition(lambda self: getattr(self, "controller", None) is not None and self.controller.pending is not None)
+    @precondition(lambda self: getattr(self, "handed_out", None) is not None and not self.cut)
     @rule()
     def drop(self):
         for one in self.both():
             one.dropped()
         self.handed_out = None
+
+    @precondition(lambda self: getattr(self, "handed_out", None) is not None and not self.cut and sum(self.alive) > 1)
+    @rule(data=st.data(), choice=st.integers(0, RANKS - 1))
+    def fail_in_the_middle(self, data, choice):
+        """Some layers are done, some rounds of the next; then a rank dies, and another as well now and then."""
+        layer = data.draw(st.integers(0, LAYERS - 1))
+        self.done = layer, data.draw(st.integers(0, int(self.schedule.rounds[layer])))
+        self.cut = True
+        self.fail(choice)
+
+    @precondition(lambda self: getattr(self, "cut", False))
+    @rule(go_on=st.booleans())
+    def settle(self, go_on):
+        """Tell what was left, or what was reached from there."""
+        dead = [rank for rank in range(RANKS) if not self.alive[rank] and self.before.cluster.alive[rank]]
+        found = recover(self.schedule, self.before, self.handed_out.placement, self.done, dead)
+        for one in self.both():
+            one.applied(found.target if go_on else found)
+        state = found.state.expert_of_slot.tolist()
+        begin = np.cumsum([0, *found.state.cluster.slot_counts]).tolist()
+        own = np.diff(self.first_slot).tolist()
+        left = [[row[begin[rank] : begin[rank] + own[rank]] for rank in range(RANKS)] for row in state]
+        self.held = self.by_rank(found.target) if go_on else left
+        self.handed_out, self.cut = None, False
 
     @rule(load=loads, times=st.integers(2, 6))
     def serve(self, load, times):
@@ -124,8 +167,8 @@ class Control(RuleBasedStateMachine):
             for one in self.both():
                 one.observe(window, self.step)
             self.decide()
-            if self.handed_out is not None:
-                self.apply(only_first=False)
+            if self.handed_out is not None and not self.cut:
+                self.apply(layers=LAYERS, as_plan=True)
 
     @precondition(lambda self: sum(getattr(self, "alive", [])) > 1)
     @rule(choice=st.integers(0, RANKS - 1))
@@ -133,44 +176,60 @@ class Control(RuleBasedStateMachine):
         up = np.flatnonzero(self.alive)
         rank = int(up[choice % len(up)])
         self.alive[rank] = False
+        for ranks in self.held:
+            ranks[rank] = [ABSENT] * len(ranks[rank])
         for one in self.both():
             one.failed(rank)
-        self.in_use[:, self.controller.cluster.rank_of_slot == rank] = ABSENT
-        self.handed_out = None
+        if self.handed_out is not None and not self.cut:
+            self.cut, self.done = True, (0, 0)
 
-    @precondition(lambda self: not all(getattr(self, "alive", [True])))
+    @precondition(lambda self: not all(getattr(self, "alive", [True])) and self.handed_out is None)
     @rule()
     def come_back(self):
         for rank in np.flatnonzero(~np.array(self.alive)).tolist():
             self.alive[rank] = True
             for one in self.both():
                 one.returned(rank)
-        self.handed_out = None
 
     @rule()
     def save(self):
+        """Of both, with what is true then."""
         self.twin.save(self.path)
+        names = ("held", "alive", "step", "handed_out", "before", "cut", "schedule", "done", "rng")
+        self.saved = deepcopy({name: getattr(self, name) for name in names if hasattr(self, name)})
 
     @rule()
     def crash(self):
         """Kill the twin; a new one goes on from what it had saved just before."""
-        self.twin.save(self.path)
+        self.save()
         self.twin = Controller.load(self.path)
+
+    @precondition(lambda self: getattr(self, "saved", None) is not None)
+    @rule()
+    def fall_back(self):
+        """Kill both; the machine is as it was when the state was saved, and one goes on from that, one from its twin."""
+        self.controller, self.twin = Controller.load(self.path), Controller.load(self.path)
+        for name, value in deepcopy(self.saved).items():
+            setattr(self, name, value)
 
     @invariant()
     def what_is_in_use_is_known(self):
         if hasattr(self, "controller"):
             for one in self.both():
-                assert np.array_equal(one.placement.expert_of_slot, self.in_use)
                 assert one.cluster.alive == tuple(self.alive)
+                if not self.cut:  # what was done of a schedule cut short is told later
+                    assert self.by_rank(one.placement) == self.held
 
     @invariant()
-    def no_expert_with_a_replica_that_survives_is_lost(self):
-        if hasattr(self, "controller"):
-            held = {(layer, expert) for layer, row in enumerate(self.in_use.tolist()) for expert in row if expert != ABSENT}
-            assert {(layer, e) for layer in range(LAYERS) for e in range(EXPERTS)} - held == set(
-                self.controller.placement.lost_experts
-            )
+    def only_what_no_rank_holds_is_lost(self):
+        if hasattr(self, "controller") and not self.cut:
+            lost = [
+                (layer, expert)
+                for layer, ranks in enumerate(self.held)
+                for expert in range(EXPERTS)
+                if not any(self.alive[rank] and expert in ranks[rank] for rank in range(RANKS))
+            ]
+            assert all(list(one.placement.lost_experts) == lost for one in self.both())
 
 
 TestControl = Control.TestCase

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equipoise import Cluster, LoadTrace, MoveBudget, plan, simulate
+from equipoise import Cluster, Constraints, LoadTrace, MoveBudget, plan, simulate
 from equipoise.controlling.controller import Controller
+from equipoise.controlling.settings import ControlSettings
 from equipoise.costs import RankCost
 from equipoise.errors import ArgumentError, EquipoiseError
 from equipoise.simulating.policies import ControlledPolicy, PlannedPolicy, make_policy
@@ -54,9 +55,40 @@ def test_names_and_what_is_refused():
     for text in ("last,moves=-1", "last,moves=many", "last,gain=-0.1", "last,moves=3,planner=lpt"):
         with pytest.raises(ArgumentError):
             make_policy(text)
-    found = simulate(_windows(), CLUSTER, ["robust:2,moves=3", "last"]).policies
-    assert "a forecast of several loads" in found[0].failure
-    assert found[1].failure == ""
+    for text in ("robust:2,moves=3", "scenarios:4,gain=0.1", "steps,moves=3"):
+        with pytest.raises(ArgumentError, match="a forecast of several loads"):
+            make_policy(text)
+
+
+def test_the_controller_takes_over_settings_or_refuses_them():
+    """None is dropped in silence."""
+    settings = make_policy("controller", num_groups=4, locality="strict", every=1).settings
+    assert (settings.num_groups, settings.locality) == (4, "strict")
+    assert make_policy("controller", dispatch="equal").settings == make_policy("controller").settings
+    for defaults in ({"planned_for": "optimal"}, {"planned_for": "optimal", "dispatch": "optimal"}):
+        assert make_policy("controller", **defaults).dispatch == "optimal"
+    refused = ({"every": 4}, {"dispatch": "hash"}, {"dispatch": "optimal"}, {"moves": 3}, {"slots": 64}, {"home_share": 0.9})
+    for defaults in refused:
+        with pytest.raises(ArgumentError, match=f"with {next(iter(defaults))}="):
+            make_policy("controller", **defaults)
+
+
+def test_the_controller_under_groups_and_optimal_dispatch():
+    """Its first plan is one of these too."""
+    windows, met = _windows(4), {}
+    strict = make_policy("controller", num_groups=4, locality="strict")
+    optimal = ControlledPolicy(ControlSettings(dispatch="optimal", constraints=Constraints(min_replicas=1)), "optimal")
+    found = simulate(
+        windows, CLUSTER, [strict, optimal], watch=lambda name, seen: met.setdefault(name, []).append(seen.placement)
+    )
+    assert [policy.failure for policy in found.policies] == ["", ""]
+    for placement in met["controller"]:
+        node = placement.cluster.rank_of_slot // 2
+        for row in placement.expert_of_slot:
+            assert all(np.unique(node[row // 4 == group]).size <= 1 for group in range(4))
+    assert np.array_equal(
+        met["optimal"][0].expert_of_slot, plan(windows[0], CLUSTER, dispatch="optimal").placement.expert_of_slot
+    )
 
 
 def test_budgets_under_strict_locality_and_optimal_dispatch():

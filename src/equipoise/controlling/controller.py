@@ -10,19 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from equipoise import metrics
+from equipoise.budget import MoveBudget
 from equipoise.checks import check_integer
 from equipoise.cluster import Cluster
 from equipoise.controlling.changes import ChangeWatch
 from equipoise.controlling.decisions import CODES, Decision
 from equipoise.controlling.evidence import Evidence, unknown
 from equipoise.controlling.gating import Estimate, Outlook, estimate_gains, expected_loss, in_priority, open_layers
+from equipoise.controlling.judging import layer_times, owed_layers
 from equipoise.controlling.memories import Memories
-from equipoise.controlling.settings import ControlSettings
+from equipoise.controlling.settings import ControlSettings, check_type
 from equipoise.controlling.summing import mean_of, total_of
 from equipoise.controlling.telemetry import Telemetry
-from equipoise.errors import ArgumentError
+from equipoise.errors import ArgumentError, EquipoiseError
 from equipoise.kernels.shares import to_shares
 from equipoise.kernels.types import Flags, Floats, Ints
+from equipoise.migrating.recovering import Recovery
 from equipoise.migrating.schedules import MoveSchedule
 from equipoise.migrating.scheduling import schedule_moves
 from equipoise.placement import ABSENT, Placement
@@ -37,7 +40,7 @@ class Standing:
     Attributes
     ----------
     slots, pending : int64 [layers, slots]
-        Placement in use; the one handed out, as it was given (``is_pending``).
+        Placement in use; the one handed out (``is_pending``), less what ranks that failed since would hold.
     known, pending_known : float64 [layers]
         Windows of this domain that each was made from; 0 where it was not made for this domain.
     pending_loss : float64 [layers]
@@ -51,7 +54,9 @@ class Standing:
     step, windows, decisions, age : int
         Last step observed (-1 before any), windows and decisions so far, windows since the placement in use came into use.
     waited, overdue : int
-        Decisions since the plan handed out; plans given up since they never came into use.
+        Decisions since the plan handed out; plans so far of which nothing was heard in time.
+    is_cut : bool
+        Whether a rank went or came while a plan was carried out.
     is_new : bool
         Whether the last window began a domain, or a rank went or came since: the gate opens.
     """
@@ -72,6 +77,7 @@ class Standing:
     waited: int = 0
     overdue: int = 0
     is_pending: bool = False
+    is_cut: bool = False
     is_new: bool = False
 
 
@@ -128,10 +134,24 @@ class Controller:
     Raises
     ------
     ArgumentError
-        When the placement is of another model or other ranks.
+        When something is of another kind, the placement is of another model or other ranks, or what the settings ask of
+        placements cannot be had from it.
+    NotSupportedError
+        Under strict locality, when a group is on several nodes.
 
     Notes
     -----
+    Nobody but who carries plans out knows what is in use. Where a rank fails or returns meanwhile, or nothing is heard for
+    ``overdue_after`` decisions, :meth:`decide` keeps as "unsettled" until it is told::
+
+        controller.failed(rank)
+        found = recover(decision.schedule, before, decision.plan.placement, done, [rank])
+        controller.applied(found)          # what was left in slots; or, found.schedule carried out, applied(found.target)
+        decision = controller.decide()     # from there on
+
+    :meth:`dropped` says that nothing of the plan was done. Ranks keep their number: where some are added or removed, make a new
+    controller with the placement in use then.
+
     A decision makes one plan a memory; the rest takes about as long as scoring a placement.
 
     Examples
@@ -159,12 +179,28 @@ class Controller:
         telemetry: Telemetry | None = None,
     ) -> None:
         num_layers, num_experts = check_integer("num_layers", num_layers), check_integer("num_experts", num_experts)
-        self.settings = ControlSettings() if settings is None else settings
-        self.telemetry = telemetry
+        settings = ControlSettings() if settings is None else settings
+        check_type("cluster", cluster, Cluster)
+        check_type("settings", settings, ControlSettings)
+        self._begin(cluster, num_layers, num_experts, placement, settings, telemetry)
+        if not settings.is_plain:
+            self._planned(np.ones((num_layers, num_experts)), self.placement, MoveBudget(gain_per_move=1.0), "fast")
+
+    def _begin(
+        self,
+        cluster: Cluster,
+        num_layers: int,
+        num_experts: int,
+        placement: Placement,
+        settings: ControlSettings,
+        telemetry: Telemetry | None,
+    ) -> None:
+        """Know nothing yet but what is in use."""
+        self.settings, self.telemetry = settings, telemetry
         self.num_experts = num_experts
         self._cluster = cluster
         rows = _fitting(placement, cluster, num_layers, num_experts)
-        num_memories = len(self.settings.memories)
+        num_memories = len(settings.memories)
         zeros, flags = np.zeros(num_layers), np.zeros(num_layers, np.bool_)
         self._standing = Standing(
             rows.copy(),
@@ -177,7 +213,7 @@ class Controller:
             zeros.copy(),
             zeros.copy(),
         )
-        self._memories = Memories.begin(self.settings.memories, num_layers, num_experts)
+        self._memories = Memories.begin(settings.memories, num_layers, num_experts)
         self._watch = ChangeWatch.begin(num_layers, num_experts)
         self._evidence = Evidence.begin(num_memories, num_layers)
         self._candidates = Candidates(
@@ -201,7 +237,7 @@ class Controller:
 
     @property
     def pending(self) -> Placement | None:
-        """Handed out and not in use yet, if any."""
+        """Handed out, and nothing heard of it since, if any; slots of ranks that failed since hold ABSENT."""
         standing = self._standing
         return Placement(standing.pending, self._cluster, self.num_experts) if standing.is_pending else None
 
@@ -212,7 +248,7 @@ class Controller:
 
     @property
     def overdue(self) -> int:
-        """Plans given up so far, since they never came into use."""
+        """Plans so far of which nothing was heard in time."""
         return self._standing.overdue
 
     def observe(self, load: npt.ArrayLike, step: int) -> None:
@@ -234,7 +270,7 @@ class Controller:
         window = self._checked_load(load)
         share, total = to_shares(window)
         standing, evidence, loaded = self._standing, self._evidence, total > 0.0
-        standing.largest, standing.ideal = self.placement.layer_times(window)
+        standing.largest, standing.ideal = self._times(self.placement, window)
         lost = _excess(standing.largest, standing.ideal)
         judged = self._judged(window)
         followed = evidence.followed
@@ -259,24 +295,28 @@ class Controller:
     def decide(self) -> Decision:
         """Return what to do until the next decision.
 
-        A plan is handed out once; until :meth:`applied` or :meth:`dropped` tells what became of it, nothing else is, but for
-        ``overdue_after`` decisions at most.
+        A plan is handed out once; until :meth:`applied` or :meth:`dropped` tells what became of it, nothing else is: what is
+        not known to be in use cannot be sent from.
         """
         standing = self._standing
-        given_up = standing.overdue
+        overdue = standing.overdue
         decision = self._made_decision(self._watchdog())
-        decision = replace(decision, given_up=standing.overdue - given_up)
+        decision = replace(decision, overdue=standing.overdue - overdue)
         standing.decisions += 1
         if decision.plan is not None:
             standing.pending = decision.plan.placement.expert_of_slot.copy()
             standing.pending_known = self._candidates.known[self._evidence.followed].copy()
-            standing.is_pending, standing.waited = True, 0
+            standing.is_pending, standing.is_cut, standing.waited = True, False, 0
         if self.telemetry is not None:
             self.telemetry.decided(decision, decision.moves * self.settings.expert_bytes)
         return decision
 
-    def applied(self, plan: Plan | Placement) -> None:
+    def applied(self, plan: Plan | Placement | Recovery) -> None:
         """Take note of a placement that came into use: that of a plan handed out, whole or in part, or any other.
+
+        Slots may be ABSENT, those of ranks that are down must be, and experts may have none: they are recovered. Of what
+        :func:`equipoise.migrating.recovering.recover` found its ``state`` counts, without buffers that hold last replicas: what
+        only they hold is lost, unless its schedule is carried out first and its ``target`` told.
 
         Raises
         ------
@@ -284,6 +324,8 @@ class Controller:
             When it is of another model or other ranks, or uses a rank that is down; nothing is changed.
         """
         placement = plan.placement if isinstance(plan, Plan) else plan
+        if isinstance(placement, Recovery):
+            placement = _without_buffers(placement.state, self._cluster)
         rows = _fitting(placement, self._cluster, self.num_layers, self.num_experts)
         standing = self._standing
         changed = (rows != standing.slots).any(axis=1)
@@ -292,11 +334,11 @@ class Controller:
         expected = np.where(as_planned, standing.pending_loss, np.nan)
         standing.slots = rows.copy()
         standing.is_open[changed] = False
-        standing.is_pending, standing.waited, standing.age = False, 0, 0
+        standing.is_pending, standing.is_cut, standing.waited, standing.age = False, False, 0, 0
         self._evidence.begin_placement(changed, expected)
 
     def dropped(self) -> None:
-        """Take note that the plan handed out will not come into use.
+        """Take note that the plan handed out will not come into use, and that nothing of it was done.
 
         Raises
         ------
@@ -305,10 +347,11 @@ class Controller:
         """
         if not self._standing.is_pending:
             raise ArgumentError("no plan is waited for", "only one that was handed out can be dropped", "leave the call out")
-        self._standing.is_pending, self._standing.waited = False, 0
+        standing = self._standing
+        standing.is_pending, standing.is_cut, standing.waited = False, False, 0
 
     def failed(self, rank: int) -> None:
-        """Take note that a rank went down; what it held is lost, and a plan handed out is given up.
+        """Take note that a rank went down; what it held is lost. Of a plan handed out it must be told what was done.
 
         Raises
         ------
@@ -316,10 +359,12 @@ class Controller:
             When there is no such rank, it is down already, or it is the last one up; nothing is changed.
         """
         self._set_alive(rank, False)
-        self._standing.slots[:, self._cluster.rank_of_slot == rank] = ABSENT
+        its_own = self._cluster.rank_of_slot == rank
+        self._standing.slots[:, its_own] = ABSENT
+        self._standing.pending[:, its_own] = ABSENT
 
     def returned(self, rank: int) -> None:
-        """Take note that a rank is up again, with empty slots; a plan handed out is given up.
+        """Take note that a rank is up again, with empty slots. Of a plan handed out it must be told what was done.
 
         Raises
         ------
@@ -335,6 +380,8 @@ class Controller:
         ------
         FileError
             When it cannot be written, or the name is that of a file that holds something else.
+        ArgumentError
+            When the path is none.
         """
         from equipoise.controlling.saving import save_controller
 
@@ -386,7 +433,7 @@ class Controller:
         if not self._candidates.are_made:
             return None
         placements = (Placement(slots, self._cluster, self.num_experts) for slots in self._candidates.slots)
-        return np.stack([_excess(*placement.layer_times(window)) for placement in placements])
+        return np.stack([_excess(*self._times(placement, window)) for placement in placements])
 
     def _known_factor(self, memory: int) -> Floats:
         return unknown(np.maximum(self._candidates.known[memory], 1.0))
@@ -395,38 +442,48 @@ class Controller:
         self._memories.forget()
         self._evidence.forget()
         self._standing.known[:] = 0.0
+        self._standing.pending_known[:] = 0.0
+
+    def _times(self, placement: Placement, load: Floats) -> tuple[Floats, Floats]:
+        return layer_times(placement, load, self.settings.dispatch)
 
     def _watchdog(self) -> tuple[str, ...]:
-        """Give up a plan that was waited for too long; say so, and what is stale."""
+        """Count the decisions that a plan is waited for; say whether it is overdue, and what is stale."""
         standing, settings, said = self._standing, self.settings, []
         if standing.is_pending:
             standing.waited += 1
-            if standing.waited > settings.overdue_after:
-                standing.is_pending = False
-                standing.overdue += 1
-                said.append(f"the plan handed out {standing.waited} decisions ago never came into use, and is given up")
-                standing.waited = 0
+            standing.overdue += standing.waited == settings.overdue_after + 1
+            if self._is_overdue:
+                said.append(f"the plan handed out {standing.waited} decisions ago is overdue")
         balance = metrics.balancedness(standing.largest, standing.ideal)
         if standing.age > settings.stale_after and balance < settings.low_balance:
             said.append(f"the placement has been in use for {standing.age} windows and balance is {balance:.3f}")
         return tuple(said)
 
+    @property
+    def _is_overdue(self) -> bool:
+        return self._standing.is_pending and self._standing.waited > self.settings.overdue_after
+
     def _made_decision(self, warnings: tuple[str, ...]) -> Decision:
-        if self._memories.is_empty:
+        if self._standing.is_pending and (self._standing.is_cut or self._is_overdue):
+            return self._kept("unsettled", warnings, _TELL)
+        is_owed = owed_layers(self.placement, self.settings.constraints)
+        if self._memories.is_empty and not is_owed.any():
             return self._kept("no-load", warnings)
         slots_up = int(self._cluster.slot_counts[self._standing.alive].sum())
         if slots_up < self.num_experts:
             return self._kept("no-room", warnings, f" ({slots_up} for {self.num_experts})")
-        found = self._found_plan()
+        try:
+            found = self._found_plan(bool(is_owed.any()))
+        except EquipoiseError as error:
+            return self._kept("no-plan", warnings, f": {error}")
         known = self._outlook(found)
         estimate = estimate_gains(known, self._evidence.variance(), self._standing.is_new)
         expected = np.where(known.weight > 0.0, known.lost, known.before)
         standing = self._standing
         if standing.is_pending:
             return self._kept("waiting", warnings, predicted=self._predicted(known, expected))
-        is_lost = np.zeros(self.num_layers, np.bool_)
-        is_lost[[layer for layer, _ in self.placement.lost_experts]] = True
-        choice, code = self._chosen(found, known, estimate, is_lost)
+        choice, code = self._chosen(found, known, estimate, is_owed)
         if code in ("steady", "cost", "budget"):
             gain, cost = (total_of(choice.gain), total_of(choice.cost)) if choice is not None else (0.0, 0.0)
             return self._kept(code, warnings, gain=gain, cost=cost, predicted=self._predicted(known, expected))
@@ -434,21 +491,41 @@ class Controller:
         standing.pending_loss = expected_loss(known)
         return self._moved(found, known, estimate, choice, code, warnings)
 
-    def _found_plan(self) -> Plan:
+    def _found_plan(self, is_owed: bool) -> Plan:
         """Make a plan from each memory; return that of the one followed."""
-        found = [self._plan_for(self._memories.forecast(memory)) for memory in range(len(self._memories.kept))]
+        found = [self._plan_for(self._memories.forecast(memory), is_owed) for memory in range(len(self._memories.kept))]
         made = self._candidates
         made.slots = np.stack([one.placement.expert_of_slot for one in found])
         made.planned = np.stack([_excess(one.largest, one.ideal) for one in found])
         made.known = self._memories.windows
-        made.are_made = True
+        made.are_made = not self._memories.is_empty
         return found[self._evidence.followed]
 
-    def _plan_for(self, load: Floats) -> Plan:
-        """Plan within the budget of a layer; where experts are lost that does not bind, for they must be placed."""
-        settings, now = self.settings, self.placement
-        budget = replace(settings.layer_budget, per_layer=None) if now.lost_experts else settings.layer_budget
-        return plan(load, self._cluster, previous=now, budget=budget, effort=settings.effort)
+    def _plan_for(self, load: Floats, is_owed: bool) -> Plan:
+        """Plan within the budget of a layer; where experts are owed replicas that does not bind, for they must be placed.
+
+        They may be so before a layer had any load: an even one is planned for.
+        """
+        budget = self.settings.layer_budget
+        if is_owed:
+            budget = replace(budget, per_layer=None)
+            load = np.where(load.any(axis=1, keepdims=True), load, 1.0)
+        return self._planned(load, self.placement, budget, self.settings.effort)
+
+    def _planned(self, load: Floats, previous: Placement, budget: MoveBudget, effort: str) -> Plan:
+        """Plan from a placement, as the settings ask."""
+        settings = self.settings
+        return plan(
+            load,
+            self._cluster,
+            num_groups=settings.num_groups,
+            locality=settings.locality,
+            constraints=settings.constraints,
+            dispatch=settings.dispatch,
+            previous=previous,
+            budget=budget,
+            effort=effort,
+        )
 
     def _outlook(self, found: Plan) -> Outlook:
         evidence, memory = self._evidence, self._evidence.followed
@@ -457,14 +534,14 @@ class Controller:
             evidence.lost,
             evidence.weight,
             self._candidates.planned[memory],
-            _excess(*self.placement.layer_times(found.load)),
+            _excess(*self._times(self.placement, found.load)),
             evidence.expected_unforeseen(tokens),
             self._standing.known,
             self._candidates.known[memory],
-            found.ideal > 0.0,
+            self._memories.total > 0.0,
         )
 
-    def _chosen(self, found: Plan, known: Outlook, estimate: Estimate, is_lost: Flags) -> tuple[_Choice | None, str]:
+    def _chosen(self, found: Plan, known: Outlook, estimate: Estimate, is_owed: Flags) -> tuple[_Choice | None, str]:
         """Return what to move and the reason's code; what was considered where nothing is to be moved."""
         standing, settings = self._standing, self.settings
         standing.is_open = open_layers(
@@ -480,18 +557,18 @@ class Controller:
         differs = (rows != standing.slots).any(axis=1)
         most = settings.budget.per_layer
         allowed = standing.is_open & (found.moves <= (np.inf if most is None else most))
-        considered = np.flatnonzero((allowed | is_lost) & differs).tolist()
+        considered = np.flatnonzero((allowed | is_owed) & differs).tolist()
         if not considered:
             return None, "steady"
         gain = estimate.gain * found.ideal * (settings.seconds_per_token * settings.windows_per_interval)
         choice = self._choice(rows, considered, gain)
-        paying = [layer for layer in considered if is_lost[layer] or choice.gain[layer] > choice.cost[layer]]
+        paying = [layer for layer in considered if is_owed[layer] or choice.gain[layer] > choice.cost[layer]]
         if not paying:
             return choice, "cost"
-        layers, rows = self._within_budget(found, paying, gain, is_lost)
+        layers, rows = self._within_budget(found, paying, gain, is_owed)
         if not layers:
             return choice, "budget"
-        code = "recover" if is_lost[layers].any() else "change" if standing.is_new and standing.windows > 1 else "gain"
+        code = "recover" if is_owed[layers].any() else "change" if standing.is_new and standing.windows > 1 else "gain"
         return self._choice(rows, layers, gain), code
 
     def _choice(self, rows: Ints, layers: list[int], gain: Floats) -> _Choice:
@@ -511,15 +588,15 @@ class Controller:
         moved[layers] = True
         return _Choice(slots, schedule, layers, np.where(moved, gain, 0.0), cost)
 
-    def _within_budget(self, found: Plan, layers: list[int], gain: Floats, is_lost: Flags) -> tuple[list[int], Ints]:
-        """Return the layers whose moves the budget allows, those that lost experts first, then by gain a move.
+    def _within_budget(self, found: Plan, layers: list[int], gain: Floats, is_owed: Flags) -> tuple[list[int], Ints]:
+        """Return the layers whose moves the budget allows, those that owe replicas first, then by gain a move.
 
         What is left over goes to the first layer that did not fit, planned anew with so few moves.
         """
         rows, most = found.placement.expert_of_slot, self.settings.budget.most_moves
         moves = found.moves.astype(np.float64)
-        lost = [layer for layer in layers if is_lost[layer]]
-        others = np.array([layer for layer in layers if not is_lost[layer]], np.int64)
+        lost = [layer for layer in layers if is_owed[layer]]
+        others = np.array([layer for layer in layers if not is_owed[layer]], np.int64)
         if most is None:
             return layers, rows
         left = max(0, most - int(moves[lost].sum()))
@@ -539,7 +616,7 @@ class Controller:
         previous = Placement(self._standing.slots[layer : layer + 1], self._cluster, self.num_experts)
         per_layer = self.settings.layer_budget.per_layer
         budget = replace(self.settings.layer_budget, per_layer=most if per_layer is None else min(most, per_layer))
-        one = plan(found.load[layer : layer + 1], self._cluster, previous=previous, budget=budget, effort=self.settings.effort)
+        one = self._planned(found.load[layer : layer + 1], previous, budget, self.settings.effort)
         row: Ints = one.placement.expert_of_slot[0]
         return row
 
@@ -547,7 +624,7 @@ class Controller:
         self, found: Plan, known: Outlook, estimate: Estimate, choice: _Choice, code: str, warnings: tuple[str, ...]
     ) -> Decision:
         placement = Placement(choice.slots, self._cluster, self.num_experts)
-        largest, ideal = placement.layer_times(found.load)
+        largest, ideal = self._times(placement, found.load)
         mixed = replace(
             found,
             placement=placement,
@@ -626,16 +703,30 @@ class Controller:
         self._cluster = replace(self._cluster, alive=alive.tolist())
         standing = self._standing
         standing.alive = alive
-        standing.is_pending, standing.waited, standing.is_new = False, 0, True
-        standing.known[:] = 0.0
+        standing.is_cut, standing.is_new = standing.is_pending, True
+        standing.known[:], standing.pending_known[:], standing.pending_loss[:] = 0.0, 0.0, np.nan
         self._candidates.are_made = False
         self._evidence.forget()
+
+
+_TELL = "; call applied() with what is in use (a recover() says it of a schedule cut short), or dropped() if nothing was done"
 
 
 def _excess(largest: Floats, ideal: Floats) -> Floats:
     """Return largest / ideal - 1, [layers]; 0 without load."""
     excess: Floats = np.divide(largest, ideal, out=np.ones_like(largest), where=ideal > 0.0) - 1.0
     return excess
+
+
+def _without_buffers(state: Placement, cluster: Cluster) -> Placement:
+    """Return a recovery's state on the slots of a cluster, without the places behind them; another cluster's as it is."""
+    theirs, ours = state.cluster.slot_counts, cluster.slot_counts
+    if theirs.shape != ours.shape or (theirs < ours).any():
+        return state
+    place = np.arange(theirs.sum()) - np.repeat(np.cumsum(theirs) - theirs, theirs)
+    is_slot = place < np.repeat(ours, theirs)
+    slots = np.ascontiguousarray(state.expert_of_slot[:, is_slot])
+    return Placement(slots, replace(state.cluster, slots_per_rank=ours.tolist()), state.num_experts)
 
 
 def _fitting(placement: object, cluster: Cluster, num_layers: int, num_experts: int) -> Ints:

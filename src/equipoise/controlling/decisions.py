@@ -9,15 +9,17 @@ from equipoise.migrating.schedules import MoveSchedule
 from equipoise.planning.planner import Plan
 
 CODES = {
+    "unsettled": "a plan was handed out, and nobody said what came of it",
     "no-load": "no window with load has been observed",
     "no-room": "the ranks that are up have fewer slots than there are experts",
+    "no-plan": "what is asked of placements cannot be had from the one in use",
     "waiting": "a plan was handed out and is not in use yet",
     "steady": "no layer is expected to gain enough",
     "cost": "what layers would gain is less than their moves cost",
     "budget": "no layer's moves fit the budget",
     "gain": "layers are expected to gain more than their moves cost",
     "change": "a new domain began",
-    "recover": "experts have no replica left on a rank that is up",
+    "recover": "experts have no replica left on a rank that is up, or fewer than asked",
 }
 """Short codes of decisions' reasons; the last three come with a plan."""
 
@@ -49,8 +51,8 @@ class Decision:
         Windows since the placement in use came into use.
     warnings : tuple of str
         What the watchdog says.
-    given_up : int
-        Plans given up by this decision, since they never came into use.
+    overdue : int
+        1 where the plan waited for became overdue with this decision, else 0.
     """
 
     number: int
@@ -66,7 +68,7 @@ class Decision:
     predicted: float
     age: int
     warnings: tuple[str, ...]
-    given_up: int = 0
+    overdue: int = 0
 
     @property
     def is_move(self) -> bool:
@@ -80,7 +82,7 @@ class Decision:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what can be told as JSON; numbers that are not known are None."""
-        told = ("number", "step", "code", "reason", "gain_seconds", "cost_seconds", "balance", "predicted", "age")
+        told = ("number", "step", "code", "reason", "gain_seconds", "cost_seconds", "balance", "predicted", "age", "overdue")
         given: dict[str, Any] = {name: getattr(self, name) for name in told}
         for name in ("balance", "predicted"):
             given[name] = None if given[name] != given[name] else given[name]

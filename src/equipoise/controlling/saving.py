@@ -1,6 +1,7 @@
 """A controller's state in one file: a line that says what follows, then arrays; no pickle.
 
-The line is JSON: format, version, how the controller was made, and length and SHA-256 of the rest, an ``.npz`` archive.
+The line is JSON: format, version, how the controller was made, and at its end the SHA-256 of the file without that hash. The
+rest is an ``.npz`` archive.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import numpy.typing as npt
 
 from equipoise.budget import MoveBudget
 from equipoise.cluster import Cluster
+from equipoise.constraints import Constraints
 from equipoise.controlling.settings import ControlSettings
 from equipoise.controlling.telemetry import Telemetry
-from equipoise.errors import EquipoiseError, FileError, unreadable
+from equipoise.errors import ArgumentError, EquipoiseError, FileError, unreadable
 from equipoise.files.atomic import whole_file
 from equipoise.migrating.links import Links
 from equipoise.placement import Placement
@@ -38,7 +40,7 @@ _Arrays = dict[str, npt.NDArray[Any]]
 
 def save_controller(controller: Controller, path: str | os.PathLike[str]) -> None:
     """Write a controller's state; keep the last good one as ``.bak``. See :meth:`Controller.save`."""
-    target = Path(path)
+    target = _checked_path(path)
     content = _to_bytes(controller)
     before = _readable(target)
     if before is not None and before and not before.startswith(_MAGIC[: len(before)]):
@@ -54,7 +56,7 @@ def save_controller(controller: Controller, path: str | os.PathLike[str]) -> Non
 
 def load_controller(path: str | os.PathLike[str], telemetry: Telemetry | None = None) -> Controller:
     """Return the controller that was saved. See :meth:`Controller.load`."""
-    target = Path(path)
+    target = _checked_path(path)
     try:
         content = target.read_bytes()
     except OSError as error:
@@ -84,8 +86,6 @@ def _to_bytes(controller: Controller) -> bytes:
     header = {
         "format": _FORMAT,
         "version": _VERSION,
-        "bytes": len(payload),
-        "sha256": hashlib.sha256(payload).hexdigest(),
         "num_layers": controller.num_layers,
         "num_experts": controller.num_experts,
         "cluster": {
@@ -98,7 +98,18 @@ def _to_bytes(controller: Controller) -> bytes:
         },
         "settings": asdict(controller.settings),
     }
-    return json.dumps(header).encode() + b"\n" + payload
+    return sealed(header, payload)
+
+
+def sealed(header: dict[str, Any], payload: bytes) -> bytes:
+    """Return a file's content: the header, with the hash of all, and the arrays."""
+    line = json.dumps(header).encode()
+    return line[:-1] + _seal(line, payload) + b"\n" + payload
+
+
+def _seal(line: bytes, payload: bytes) -> bytes:
+    """Return the end of the header's line."""
+    return b', "sha256": "' + hashlib.sha256(line + b"\n" + payload).hexdigest().encode() + b'"}'
 
 
 def _values(controller: Controller, part: str) -> dict[str, Any]:
@@ -113,6 +124,8 @@ def _checked(target: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
         what = "is torn" if is_torn or not content else "is no controller's state"
         raise FileError(f"{target} {what}", "it must be written by Controller.save", "pass the right file")
     line, _, body = content.partition(b"\n")
+    size = len(_seal(b"", b""))
+    unsealed = line[:-size] + b"}"
     try:
         header = json.loads(line)
     except ValueError as error:
@@ -123,7 +136,7 @@ def _checked(target: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
             f"this equipoise reads version {_VERSION}",
             "use the one that wrote it",
         )
-    if len(body) != header.get("bytes") or hashlib.sha256(body).hexdigest() != header.get("sha256"):
+    if line[-size:] != _seal(unsealed, body):
         raise _torn(target)
     return header, body
 
@@ -131,15 +144,14 @@ def _checked(target: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
 def _restored(target: Path, header: dict[str, Any], body: bytes, telemetry: Telemetry | None) -> Controller:
     from equipoise.controlling.controller import Controller
 
+    made = Controller.__new__(Controller)
     try:
         with np.load(io.BytesIO(body), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         cluster = Cluster(**header["cluster"])
         settings = _settings(header["settings"])
         slots = Placement(arrays["_standing.slots"], cluster, header["num_experts"])
-        made = Controller(
-            cluster, header["num_layers"], header["num_experts"], placement=slots, settings=settings, telemetry=telemetry
-        )
+        made._begin(cluster, header["num_layers"], header["num_experts"], slots, settings, telemetry)
         for part in _PARTS:
             _fill(getattr(made, part), part, arrays)
         return made
@@ -150,7 +162,12 @@ def _restored(target: Path, header: dict[str, Any], body: bytes, telemetry: Tele
 
 
 def _settings(given: dict[str, Any]) -> ControlSettings:
-    parts = {"links": Links(**given["links"]), "budget": MoveBudget(**given["budget"]), "memories": tuple(given["memories"])}
+    parts = {
+        "links": Links(**given["links"]),
+        "budget": MoveBudget(**given["budget"]),
+        "memories": tuple(given["memories"]),
+        "constraints": Constraints(**given["constraints"]),
+    }
     return ControlSettings(**{**given, **parts})
 
 
@@ -166,6 +183,12 @@ def _fill(part: object, name: str, arrays: _Arrays) -> None:
             setattr(part, field.name, [float(value) for value in saved])
         else:
             setattr(part, field.name, type(now)(saved.item()))
+
+
+def _checked_path(path: object) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentError(f"path is a {type(path).__name__}", "it must be the name of a file", "pass a path")
+    return Path(path)
 
 
 def _readable(target: Path) -> bytes | None:

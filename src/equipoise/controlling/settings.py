@@ -6,10 +6,14 @@ from dataclasses import dataclass, field, replace
 
 from equipoise.budget import MoveBudget
 from equipoise.checks import check_choice, check_integer, check_number
+from equipoise.constraints import Constraints
 from equipoise.errors import ArgumentError
 from equipoise.migrating.links import EXPERT_SHAPES, LINKS, Links
 from equipoise.migrating.schedules import MODES
 from equipoise.planning.efforts import EFFORTS
+from equipoise.planning.planner import DISPATCHES
+
+LOCALITIES = ("none", "strict")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class ControlSettings:
     budget : MoveBudget, optional
         The most that one decision may move. ``per_layer`` and ``gain_per_move`` hold for each layer; ``total`` and ``bytes`` go
         to the layers whose moves save most seconds each. Default: moves that each lower their layer's largest rank time by
-        more than 0.001 of its ideal time.
+        more than 0.001 of its ideal time. An ``expert_bytes`` of its own must be this one.
     least_gain : float
         A layer is moved only where this part of its ideal time is expected to be saved, >= 0,
     least_share : float
@@ -48,13 +52,22 @@ class ControlSettings:
         A placement in use for more windows than this while balance is below ``low_balance`` is said to be stale.
     effort : str
         Of :func:`equipoise.plan`.
+    num_groups : int
+        Groups of consecutive experts, as for :func:`equipoise.plan`.
+    locality : "none" or "strict"
+        Over all ranks, or every group on one node, where it is at the start. Soft locality cannot go on from a placement.
+    constraints : Constraints
+        Least numbers of replicas, of all experts (``hottest=1``; others would be owed replicas with every window). Layers in
+        which experts have fewer are mended like those that lost experts.
+    dispatch : "equal" or "optimal"
+        The split under which placements serve, by which they are planned and judged; ``optimal`` without locality.
     mode, staging, chunk
         Of :func:`equipoise.migrating.scheduling.schedule_moves`.
 
     Raises
     ------
     ArgumentError
-        On a value out of its range.
+        On a value out of its range, or values that do not go together.
 
     Examples
     --------
@@ -76,6 +89,10 @@ class ControlSettings:
     stale_after: int = 20
     low_balance: float = 0.7
     effort: str = "default"
+    num_groups: int = 1
+    locality: str = "none"
+    constraints: Constraints = field(default_factory=Constraints)
+    dispatch: str = "equal"
     mode: str = "duplex"
     staging: int | None = None
     chunk: int | None = None
@@ -87,21 +104,59 @@ class ControlSettings:
             self._set(name, check_number(name, getattr(self, name)))
         for name in ("stall", "least_share", "low_balance"):
             self._set(name, _check_share(name, getattr(self, name)))
-        for name in ("overdue_after", "stale_after"):
+        for name in ("overdue_after", "stale_after", "num_groups"):
             self._set(name, check_integer(name, getattr(self, name)))
         for name in ("staging", "chunk"):
             if getattr(self, name) is not None:
                 self._set(name, check_integer(name, getattr(self, name)))
         check_choice("effort", self.effort, tuple(EFFORTS))
         check_choice("mode", self.mode, MODES)
-        _check_type("links", self.links, Links)
-        _check_type("budget", self.budget, MoveBudget)
+        check_type("links", self.links, Links)
+        check_type("budget", self.budget, MoveBudget)
+        check_type("constraints", self.constraints, Constraints)
+        check_choice("locality", self.locality, LOCALITIES)
+        check_choice("dispatch", self.dispatch, DISPATCHES)
+        self._refuse_what_does_not_go_together()
         self._set("memories", _checked_memories(self.memories))
 
     @property
     def layer_budget(self) -> MoveBudget:
         """The part of the budget that holds for each layer by itself."""
         return replace(self.budget, total=None, bytes=None)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is asked of a placement but that it is level under an even split."""
+        return (self.num_groups, self.locality, self.constraints, self.dispatch) == (1, "none", Constraints(), "equal")
+
+    def _refuse_what_does_not_go_together(self) -> None:
+        asked, size = self.constraints, self.budget.expert_bytes
+        if size is not None and size != self.expert_bytes:
+            raise ArgumentError(
+                f"expert_bytes is {self.expert_bytes:g}, that of the budget {size:g}",
+                "an expert has one size",
+                "give both the same",
+            )
+        if asked.home_share is not None:
+            raise ArgumentError(
+                f"constraints have home_share {asked.home_share}", "a home share goes with soft locality alone", "leave it out"
+            )
+        if asked.asks_for_replicas and asked.hottest < 1.0:
+            raise ArgumentError(
+                f"constraints have hottest {asked.hottest:g}",
+                "a controller keeps least numbers of replicas of all experts alone, for others are hottest every window",
+                "take hottest=1, or min_replicas=1",
+            )
+        if self.locality == "strict" and self.dispatch == "optimal":
+            raise ArgumentError(
+                "dispatch is optimal with locality strict", "optimal splits go without a locality rule", "leave one of them out"
+            )
+        if self.locality == "strict" and asked.asks_for_replicas and asked.spread == "nodes":
+            raise ArgumentError(
+                "constraints spread replicas over nodes with locality strict",
+                "each group stays on one node there",
+                "leave one of them out",
+            )
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -114,7 +169,8 @@ def _check_share(name: str, value: object) -> float:
     return share
 
 
-def _check_type(name: str, value: object, kind: type) -> None:
+def check_type(name: str, value: object, kind: type) -> None:
+    """Refuse what is of another kind."""
     if not isinstance(value, kind):
         raise ArgumentError(
             f"{name} is a {type(value).__name__}", f"it must be a {kind.__name__}", f"make one with {kind.__name__}(...)"

@@ -48,17 +48,16 @@ class Telemetry:
         )
         self._balance = gauge("balance", "Balance of the placement in use on the last window")
         self._predicted = gauge("balance_predicted", "Balance expected of windows to come, once what was decided is in use")
-        self._achieved = gauge("balance_achieved", "Mean balance over the windows since the placement in use came into use")
+        self._achieved = gauge("balance_achieved", "Mean balance since the placement in use came into use, or since a restart")
         self._age = gauge("placement_age_windows", "Windows since the placement in use came into use")
         self._gain = gauge("expected_gain_seconds", "Gain expected of the last plan handed out, over its interval")
         self._cost = gauge("expected_cost_seconds", "Seconds that the moves of the last plan handed out are expected to cost")
         self._moves = counter("moves", "Replicas to be received by the plans handed out")
         self._bytes = counter("move_bytes", "Bytes of these")
-        self._overdue = counter("overdue_plans", "Plans given up since they never came into use")
+        self._overdue = counter("overdue_plans", "Plans handed out of which nothing was heard in time")
         self._decisions = counter("decisions", "Decisions by reason", "reason")
         for code in CODES:
             self._decisions.labels(code)
-        self._overdue_so_far = 0
         self._sum = 0.0
         self._windows = 0
 
@@ -75,7 +74,7 @@ class Telemetry:
         """Take in a decision, and the bytes its moves send."""
         self._decisions.labels(decision.code).inc()
         self._predicted.set(decision.predicted)
-        self._overdue.inc(decision.given_up)
+        self._overdue.inc(decision.overdue)
         if decision.is_move:
             self._gain.set(decision.gain_seconds)
             self._cost.set(decision.cost_seconds)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,9 +17,10 @@ from equipoise.constraints import Constraints
 from equipoise.controlling.controller import Controller
 from equipoise.controlling.settings import ControlSettings
 from equipoise.errors import ArgumentError, NotSupportedError
-from equipoise.forecasting.forecasters import Steps
+from equipoise.forecasting.forecasters import Scenarios, Steps
 from equipoise.forecasting.naming import make_forecaster
 from equipoise.forecasting.protocol import Forecaster, Memory
+from equipoise.forecasting.robust import Robust
 from equipoise.kernels.scoring import audit
 from equipoise.kernels.types import Floats
 from equipoise.placement import Placement
@@ -150,6 +152,13 @@ class PlannedPolicy:
                 f"moves or gain with planner={self.planner}, locality={self.locality}",
                 "only our planner goes on from a placement, without soft locality",
                 "leave the budget out, or the other",
+            )
+        forecaster = make_forecaster(self.forecast)
+        if self.budget is not None and isinstance(forecaster, Scenarios | Steps | Robust):
+            raise ArgumentError(
+                f"moves or gain with {forecaster.name}, a forecast of several loads",
+                "plans from a placement are for one load",
+                "leave the budget out, or forecast one load, such as auto",
             )
 
     def _refuse_what_optimal_ignores(self) -> None:
@@ -303,7 +312,9 @@ class _FixedActor:
 class ControlledPolicy:
     """The controller (:class:`equipoise.controlling.controller.Controller`), each of its plans put to use at once.
 
-    It starts from a free plan of the first window. It weighs moves by its own settings, not by the simulation's time model.
+    It starts from a free plan of the first window, with the groups, locality, replicas and dispatch of its settings. It weighs
+    moves by its own settings, not by the simulation's time model. One that plans for optimal splits is served by them; else
+    it judges by even ones, whatever the simulation's rule.
 
     >>> ControlledPolicy().name
     'controller'
@@ -317,23 +328,37 @@ class ControlledPolicy:
         """What it is called in results."""
         return self.label
 
+    @property
+    def dispatch(self) -> str | None:
+        """How its tokens are split; None: by the simulation's rule."""
+        return None if self.settings.dispatch == "equal" else self.settings.dispatch
+
     def begin(self, cluster: Cluster, num_layers: int, num_experts: int) -> Actor:
         """Return the policy at work; what cannot be planned on ``cluster`` is refused here."""
-        make_problem(np.zeros((num_layers, num_experts)), cluster)
-        return _ControlledActor(self.settings, cluster)
+        self.first_plan(np.zeros((num_layers, num_experts)), cluster)
+        return _ControlledActor(self, cluster)
+
+    def first_plan(self, load: Floats, cluster: Cluster) -> Placement:
+        """Return what to begin with: level on a load, and as the settings ask."""
+        settings = self.settings
+        start = partial(plan, load, cluster, num_groups=settings.num_groups, locality=settings.locality)
+        if settings.constraints.asks_for_replicas and settings.dispatch == "optimal":
+            free = start(dispatch="optimal").placement
+            return start(dispatch="optimal", previous=free, constraints=settings.constraints).placement
+        return start(dispatch=settings.dispatch, constraints=settings.constraints).placement
 
 
 class _ControlledActor:
-    def __init__(self, settings: ControlSettings, cluster: Cluster) -> None:
-        self._settings, self._cluster = settings, cluster
+    def __init__(self, policy: ControlledPolicy, cluster: Cluster) -> None:
+        self._policy, self._cluster = policy, cluster
         self._controller: Controller | None = None
         self._first: Placement | None = None
         self._seen = 0
 
     def observe(self, load: Floats) -> None:
         if self._controller is None:
-            self._first = plan(load, self._cluster).placement
-            self._controller = Controller(self._cluster, *load.shape, placement=self._first, settings=self._settings)
+            self._first, settings = self._policy.first_plan(load, self._cluster), self._policy.settings
+            self._controller = Controller(self._cluster, *load.shape, placement=self._first, settings=settings)
         self._controller.observe(load, self._seen)
         self._seen += 1
 
@@ -411,7 +436,8 @@ def make_policies(given: Sequence[str | Policy | Placement]) -> list[Policy]:
 def make_policy(given: str | Policy | Placement, **defaults: object) -> Policy:
     """Return a policy from text: a forecaster's name, then settings with commas between; or wrap a placement.
 
-    ``defaults`` are settings of :class:`PlannedPolicy` that the text may override.
+    ``defaults`` are settings of :class:`PlannedPolicy` that the text may override. ``controller`` takes over ``num_groups``,
+    ``locality``, ``effort``, and ``planned_for`` with a ``dispatch`` that is the same, and goes with no other.
 
     Raises
     ------
@@ -432,7 +458,7 @@ def make_policy(given: str | Policy | Placement, **defaults: object) -> Policy:
             )
         return given
     if given.strip() == CONTROLLER:
-        return ControlledPolicy()
+        return _controlled(defaults)
     known = {setting.metadata.get("text", setting.name): setting for setting in fields(PlannedPolicy)}
     parts = [part.strip() for part in given.split(",")]
     first = next((i for i, part in enumerate(parts) if "=" in part), len(parts))
@@ -449,6 +475,26 @@ def make_policy(given: str | Policy | Placement, **defaults: object) -> Policy:
             )
         values[known[key].name] = _setting(given, key, text)
     return PlannedPolicy(**values)  # type: ignore[arg-type]
+
+
+_OF_CONTROLLER = {"num_groups": "num_groups", "locality": "locality", "effort": "effort", "planned_for": "dispatch"}
+
+
+def _controlled(defaults: dict[str, object]) -> ControlledPolicy:
+    """Return the controller's policy with a command's settings; refuse those that it would ignore."""
+    usual = {setting.name: setting.default for setting in fields(PlannedPolicy)}
+    asked = {name: value for name, value in defaults.items() if value != usual.get(name, MISSING)}
+    if asked.get("dispatch") == asked.get("planned_for", usual["planned_for"]):
+        del asked["dispatch"]
+    for name, value in asked.items():
+        if name not in _OF_CONTROLLER:
+            raise ArgumentError(
+                f"policy {CONTROLLER!r} with {name}={value}",
+                f"of these settings it has {', '.join(_OF_CONTROLLER)}",
+                "leave it out, or give ControlledPolicy(ControlSettings(...))",
+            )
+    settings = {_OF_CONTROLLER[name]: value for name, value in asked.items()}
+    return ControlledPolicy(ControlSettings(**settings))  # type: ignore[arg-type]
 
 
 _WHOLE = ("slots", "every", "moves", "groups", "seed")
