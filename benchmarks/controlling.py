@@ -12,7 +12,6 @@ saved state. The placement at the start is a plan of the first window. Loads are
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from benchmarks.dispatching import OLMOE
 from benchmarks.main_job import GLM, GPT_OSS
-from benchmarks.rows import Row, check_loads, measure
+from benchmarks.rows import Row, check_loads, measure, parse
 from benchmarks.traffic import OTHERS, REQUESTS
 from rich.console import Console
 
@@ -170,21 +169,9 @@ ROWS: dict[str, Callable[[bool], Iterator[Row]]] = {
 }
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="benchmarks.controlling", description="When a controller moves, and what it reaches.")
-    parser.add_argument("--rows", default=",".join(ROWS), metavar="N,...", help=f"which of {', '.join(ROWS)}")
-    parser.add_argument("--quick", action="store_true", help="few windows; nothing is judged")
-    options = parser.parse_args(arguments)
-    options.rows = options.rows.split(",")
-    if unknown := set(options.rows) - set(ROWS):
-        parser.error(f"no row {', '.join(sorted(unknown))}")
-    return options
-
-
 def main(arguments: list[str]) -> None:
     """Measure and print; exits 1 where a goal is missed."""
-    options = parse(arguments)
+    options = parse("controlling", "When a controller moves, and what it reaches.", ROWS, arguments)
     check_loads(GLM, GPT_OSS, OLMOE, REQUESTS)
     sys.exit(measure("the controller, 1 thread", ROWS, options.rows, options.quick, Console(width=150)))
 

@@ -15,7 +15,6 @@ windows. One thread.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -24,7 +23,7 @@ from time import perf_counter
 
 import numpy as np
 from benchmarks.main_job import GLM, GPT_OSS, LOADS
-from benchmarks.rows import Row, check_loads, measure
+from benchmarks.rows import Row, check_loads, measure, parse
 from benchmarks.traffic import OTHERS as UNSEEN
 from benchmarks.traffic import REQUESTS, as_result, said
 from rich.console import Console
@@ -256,22 +255,9 @@ def others(quick: bool) -> Table:
     return table
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="benchmarks.dispatching", description="Batches on plans that do not know them.")
-    parser.add_argument("--rows", default=",".join(ROWS), metavar="N,...", help=f"which of {', '.join(ROWS)}")
-    parser.add_argument("--others", action="store_true", help="other traffic, instead of the rows")
-    parser.add_argument("--quick", action="store_true", help="few windows; nothing is judged")
-    options = parser.parse_args(arguments)
-    options.rows = options.rows.split(",")
-    if unknown := set(options.rows) - set(ROWS):
-        parser.error(f"no row {', '.join(sorted(unknown))}")
-    return options
-
-
 def main(arguments: list[str]) -> None:
     """Measure and print; exits 1 where a goal is missed."""
-    options = parse(arguments)
+    options = parse("dispatching", "Batches on plans that do not know them.", ROWS, arguments, has_others=True)
     check_loads(GLM, GPT_OSS, OLMOE, REQUESTS)
     if options.others:
         Console(width=150).print(others(options.quick))

@@ -13,7 +13,6 @@ largest rank load, mean over windows.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from benchmarks.peers.rivals import PEERS, AscendMaker, Ints, initial_placement
 from benchmarks.peers.scoring import as_placement
 from benchmarks.peers.shapes import HEADLINE
 from benchmarks.peers.worker import Setting, Worker
-from benchmarks.rows import Row, check_loads, measure
+from benchmarks.rows import Row, check_loads, measure, parse
 from benchmarks.traffic import OTHERS, REQUESTS, as_result, said
 from rich.console import Console
 from rich.table import Table
@@ -340,22 +339,9 @@ def every_forecaster(quick: bool) -> Table:
     return table
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="benchmarks.out_of_sample", description="Plans on windows they have not seen.")
-    parser.add_argument("--rows", default=",".join(ROWS), metavar="N,...", help=f"which of {', '.join(ROWS)}")
-    parser.add_argument("--others", action="store_true", help="other traffic, instead of the rows")
-    parser.add_argument("--quick", action="store_true", help="few windows; nothing is judged")
-    options = parser.parse_args(arguments)
-    options.rows = options.rows.split(",")
-    if unknown := set(options.rows) - set(ROWS):
-        parser.error(f"no row {', '.join(sorted(unknown))}")
-    return options
-
-
 def main(arguments: list[str]) -> None:
     """Measure and print; exits 1 where a goal is missed."""
-    options = parse(arguments)
+    options = parse("out_of_sample", "Plans on windows they have not seen.", ROWS, arguments, has_others=True)
     check_loads(GLM, GPT_OSS, REQUESTS)
     console = Console(width=150)
     if options.others:

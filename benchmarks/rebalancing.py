@@ -14,7 +14,6 @@ next one: 2 to 47). One thread. Loads are found as in main_job.py.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.main_job import GLM, GPT_OSS
-from benchmarks.rows import Row, check_loads, measure
+from benchmarks.rows import Row, check_loads, measure, parse
 from benchmarks.traffic import OTHERS, REQUESTS
 from rich.console import Console
 from rich.table import Table
@@ -241,22 +240,9 @@ def _freely(load: np.ndarray, cluster: Cluster) -> Chain:
     return chain
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="benchmarks.rebalancing", description="Plans from the placement before.")
-    parser.add_argument("--rows", default=",".join(ROWS), metavar="N,...", help=f"which of {', '.join(ROWS)}")
-    parser.add_argument("--others", action="store_true", help="other traffic, instead of the rows")
-    parser.add_argument("--quick", action="store_true", help="few windows; nothing is judged")
-    options = parser.parse_args(arguments)
-    options.rows = options.rows.split(",")
-    if unknown := set(options.rows) - set(ROWS):
-        parser.error(f"no row {', '.join(sorted(unknown))}")
-    return options
-
-
 def main(arguments: list[str]) -> None:
     """Measure and print; exits 1 where a goal is missed."""
-    options = parse(arguments)
+    options = parse("rebalancing", "Plans from the placement before.", ROWS, arguments, has_others=True)
     check_loads(GLM, GPT_OSS, REQUESTS)
     if options.others:
         Console(width=150).print(others(options.quick))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,3 +45,19 @@ def check_loads(*files: Path) -> None:
     for file in files:
         if not file.exists():
             sys.exit(f"benchmarks: {file} is missing; set EQUIPOISE_LOADS to the folder that holds {file.parent.name}")
+
+
+def parse(
+    name: str, description: str, rows: Mapping[str, object], arguments: Sequence[str], *, has_others: bool = False
+) -> argparse.Namespace:
+    """Read the command line of ``benchmarks.<name>``: which rows, whether quick, and whether other traffic instead."""
+    parser = argparse.ArgumentParser(prog=f"benchmarks.{name}", description=description)
+    parser.add_argument("--rows", default=",".join(rows), metavar="N,...", help=f"which of {', '.join(rows)}")
+    if has_others:
+        parser.add_argument("--others", action="store_true", help="other traffic, instead of the rows")
+    parser.add_argument("--quick", action="store_true", help="few windows; nothing is judged")
+    options = parser.parse_args(arguments)
+    options.rows = options.rows.split(",")
+    if unknown := set(options.rows) - set(rows):
+        parser.error(f"no row {', '.join(sorted(unknown))}")
+    return options
