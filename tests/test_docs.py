@@ -19,12 +19,27 @@ MOVES = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "rebalancing.md").rea
 UNSEEN = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "out-of-sample.md").read_text(), re.DOTALL)
 
 
-def test_readme_python_runs(capsys):
-    """Every Python block runs, one after the other, and prints what its comment says."""
+def _run_commands(run, blocks):
+    """Run every equipoise command of a page; return how many there were."""
+    commands = [line for kind, code in blocks if kind == "sh" for line in code.splitlines() if line.startswith("equipoise")]
+    for command in commands:
+        code, _, err = run(*shlex.split(command, comments=True)[1:])
+        assert (code, err) == (0, "")
+    return len(commands)
+
+
+def _run_python(blocks):
+    """Run the Python of a page, block after block; return its names."""
     names: dict[str, object] = {}
-    for kind, code in BLOCKS:
+    for kind, code in blocks:
         if kind == "python":
             exec(code, names)
+    return names
+
+
+def test_readme_python_runs(capsys):
+    """Every Python block runs, one after the other, and prints what its comment says."""
+    names = _run_python(BLOCKS)
     printed = capsys.readouterr().out.split()
     assert f"# {float(printed[0]):.4f} on the load planned for" in README
     assert np.shape(names["result"].placement.expert_of_slot) == (24, 40)
@@ -36,11 +51,7 @@ def test_readme_commands_run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     load = np.random.default_rng(0).integers(0, 1000, (3, 2, 256))
     LoadTrace(load).write("load.npz")
-    commands = [line for kind, code in BLOCKS if kind == "sh" for line in code.splitlines() if line.startswith("equipoise")]
-    assert len(commands) >= 5
-    for command in commands:
-        code, _, err = run(*shlex.split(command, comments=True)[1:])
-        assert (code, err) == (0, "")
+    assert _run_commands(run, BLOCKS) >= 5
     assert (tmp_path / "placement.json").exists()
 
 
@@ -50,11 +61,7 @@ def test_the_page_on_unseen_windows_runs(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     LoadTrace(np.random.default_rng(0).integers(0, 1000, (8, 2, 256))).write("load.npz")
     assert run("plan", "load.npz", "--ranks", 32, "--slots", 288, "--out", "placement.json", "--quiet") == (0, "", "")
-    commands = [line for kind, code in UNSEEN if kind == "sh" for line in code.splitlines() if line.startswith("equipoise")]
-    assert len(commands) >= 4
-    for command in commands:
-        code, _, err = run(*shlex.split(command, comments=True)[1:])
-        assert (code, err) == (0, "")
+    assert _run_commands(run, UNSEEN) >= 4
     (program,) = [code for kind, code in UNSEEN if kind == "python"]
     exec(program, {})
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -97,16 +104,9 @@ def test_the_page_on_dispatch_runs(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("load", "next")):
         LoadTrace(np.random.default_rng(seed).integers(0, 1000, (8, 2, 256))).write(f"{name}.npz")
-    commands = [line for kind, code in DISPATCH if kind == "sh" for line in code.splitlines() if line.startswith("equipoise")]
-    assert len(commands) == 5
-    for command in commands:
-        code, _, err = run(*shlex.split(command, comments=True)[1:])
-        assert (code, err) == (0, "")
+    assert _run_commands(run, DISPATCH) == 5
     assert (tmp_path / "shares.npz").exists()
-    names: dict[str, object] = {}
-    for kind, code in DISPATCH:
-        if kind == "python":
-            exec(code, names)
+    _run_python(DISPATCH)
     even, optimal, _, _, proven, batch, few_moves, near_bound, *_ = capsys.readouterr().out.split()
     assert float(even) < float(optimal) <= 1.0
     assert (proven, few_moves, near_bound) == ("True", "True", "True")
@@ -119,17 +119,10 @@ def test_the_page_on_rebalancing_runs(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("old", "load")):
         LoadTrace(np.random.default_rng(seed).integers(0, 1000, (3, 2, 256))).write(f"{name}.npz")
-    commands = [line for kind, code in MOVES if kind == "sh" for line in code.splitlines() if line.startswith("equipoise")]
-    assert len(commands) == 5
-    for command in commands:
-        code, _, err = run(*shlex.split(command, comments=True)[1:])
-        assert (code, err) == (0, "")
+    assert _run_commands(run, MOVES) == 5
     assert (tmp_path / "schedule.json").exists()
     capsys.readouterr()
-    names: dict[str, object] = {}
-    for kind, code in MOVES:
-        if kind == "python":
-            exec(code, names)
+    _run_python(MOVES)
     before, after, *facts, safe, price, is_known = capsys.readouterr().out.split()
     assert float(before) < float(after)
     assert facts == ["True"] * 5

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clusters import random_cluster
 from equipoise import Cluster, Placement
 from equipoise.errors import ArgumentError, NotSupportedError
 from equipoise.planning.adopting import GONE, adopt, region_of_rank
@@ -17,23 +18,11 @@ from equipoise.planning.problem import make_problem
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def _random_cluster(rng, experts, num_nodes):
-    """A cluster with room for every expert, rooms and speeds unequal, some ranks down."""
-    ranks = int(rng.integers(num_nodes, 6))
-    room = rng.integers(1, min(experts, 4) + 1, ranks).tolist()
-    alive = (rng.random(ranks) < 0.8).tolist()
-    while sum(n for n, up in zip(room, alive, strict=True) if up) < experts:
-        room, alive = [*room, min(experts, 3)], [*alive, True]
-    node = [*range(num_nodes), *rng.integers(0, num_nodes, len(room) - num_nodes).tolist()]
-    speeds = rng.choice([0.5, 1.0, 1.0, 2.0], len(room)).tolist()
-    return Cluster(len(room), room, num_nodes, node_of_rank=node, rank_speeds=speeds, alive=alive)
-
-
 def _random_case(seed):
     """Anything as previous: duplicates, empty slots, experts nowhere, another cluster."""
     rng = np.random.default_rng(seed)
     experts, num_nodes = int(rng.integers(1, 8)), int(rng.integers(1, 4))
-    before, now = (_random_cluster(rng, experts, num_nodes) for _ in range(2))
+    before, now = (random_cluster(rng, experts, num_nodes) for _ in range(2))
     now = before if rng.random() < 0.3 else now
     previous = Placement(rng.integers(-1, experts, (2, before.num_slots)), before, experts)
     return previous, make_problem(np.floor(rng.random((2, experts)) ** 3 * 100), now)

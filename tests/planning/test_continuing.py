@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clusters import random_cluster
 from equipoise import Cluster, Constraints, LoadTrace, MoveBudget, Placement, RankCost, dispatch, plan
 from equipoise.errors import ArgumentError, NotSupportedError
 
@@ -16,23 +17,11 @@ SEEDS = st.integers(0, 2**32 - 1)
 BUDGETS = st.sampled_from([None, MoveBudget(per_layer=2), MoveBudget(per_layer=9), MoveBudget(total=4)])
 
 
-def _random_cluster(rng, experts, num_nodes):
-    """A cluster with room for every expert, rooms and speeds unequal, some ranks down."""
-    ranks = int(rng.integers(num_nodes, 6))
-    room = rng.integers(1, min(experts, 4) + 1, ranks).tolist()
-    alive = (rng.random(ranks) < 0.8).tolist()
-    while sum(n for n, up in zip(room, alive, strict=True) if up) < experts:
-        room, alive = [*room, min(experts, 3)], [*alive, True]
-    node = [*range(num_nodes), *rng.integers(0, num_nodes, len(room) - num_nodes).tolist()]
-    speeds = rng.choice([0.5, 1.0, 1.0, 2.0], len(room)).tolist()
-    return Cluster(len(room), room, num_nodes, node_of_rank=node, rank_speeds=speeds, alive=alive)
-
-
 def _random_case(seed):
     """Draw anything as previous: duplicates, empty slots, experts nowhere, another cluster; a cluster now, and a load."""
     rng = np.random.default_rng(seed)
     experts, num_nodes = int(rng.integers(1, 8)), int(rng.integers(1, 4))
-    before, now = (_random_cluster(rng, experts, num_nodes) for _ in range(2))
+    before, now = (random_cluster(rng, experts, num_nodes) for _ in range(2))
     previous = Placement(rng.integers(-1, experts, (2, before.num_slots)), before, experts)
     return previous, now, np.floor(rng.random((2, experts)) ** 3 * 1000)
 

@@ -6,6 +6,8 @@ lets go of the interpreter lock and writes into the same arrays as the step befo
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 from equipoise.checks import check_integer
@@ -20,7 +22,7 @@ from equipoise.placement import Placement
 _MARGIN = 1.0 + 1e-9  # sums in another order: what a kernel refuses, checked_load() must refuse too
 
 
-class _Steps:
+class _Steps(ABC):
     """Arrays of one step, and the ways to take one; ``placement`` is what holds experts in every step."""
 
     def __init__(self, placement: Placement, cluster: Cluster) -> None:
@@ -84,8 +86,9 @@ class _Steps:
             checked_load(found, self._placement)
             raise AssertionError("a load was refused that nothing is wrong with")
 
+    @abstractmethod
     def _run(self, begin: int, end: int) -> bool:
-        raise NotImplementedError
+        """Serve layers from ``begin`` to before ``end``; False, with nothing written, where one cannot be served in full."""
 
 
 class Dispatcher(_Steps):
