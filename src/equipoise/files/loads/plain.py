@@ -24,20 +24,10 @@ import numpy.typing as npt
 
 from equipoise.errors import FileError, MissingExtraError, unreadable
 from equipoise.files.atomic import whole_file
+from equipoise.files.loads.found import FoundLoad
 
 _BLOCK_BYTES = 2**21
 _KNOWN = "equipoise reads .npz, .npy, .csv, .json and .pt"
-
-
-@dataclass(frozen=True)
-class FoundLoad:
-    """What a file held: the load, 2-D or 3-D and unchecked, the names that came with it, and the file's own for messages."""
-
-    load: npt.NDArray[Any]
-    layer_ids: tuple[int, ...] = ()
-    labels: tuple[str, ...] | None = None
-    phases: tuple[str, ...] | None = None
-    name: str = ""
 
 
 class StepNames(NamedTuple):

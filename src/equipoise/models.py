@@ -1,0 +1,1 @@
+"""Published models: the numbers that placements, files of engines and memory depend on."""

@@ -1,0 +1,1 @@
+"""What serving engines load: this planner behind their own policy calls."""
