@@ -6,7 +6,7 @@ LOCK := requirements.lock
 DEMO_LOAD := src/equipoise/data/gpt-oss-20b-decode.npz
 DEMO_OUT := build/placement.json
 
-.PHONY: demo test check bench bench-peers bench-unseen bench-dispatch bench-moves bench-control bench-proofs test-machines test-python test-oldest clean
+.PHONY: demo test check bench bench-peers bench-unseen bench-dispatch bench-moves bench-control bench-score bench-proofs bench-engines test-machines test-engines test-pins test-python test-oldest fuzz clean
 
 demo: $(VENV)/.ready ## the main job on the load that ships
 	@mkdir -p $(dir $(DEMO_OUT))
@@ -46,11 +46,21 @@ bench-moves: $(VENV)/.ready-dev ## plans from the placement before: balance agai
 bench-control: $(VENV)/.ready-dev ## the controller on stationary and on changing load; ARGS=--quick
 	$(BIN)/python -m benchmarks.controlling $(ARGS)
 
+bench-engines: $(VENV)/.ready-dev ## an SGLang dump of 206 MB read and planned: seconds and memory; ARGS=--quick
+	$(BIN)/python -m benchmarks.engines $(ARGS)
+
+bench-score: $(VENV)/.ready-dev ## what judging a program costs beside the program's own time; ARGS=--quick
+	$(BIN)/python -m benchmarks.scoring $(ARGS)
+
 bench-proofs: $(VENV)/.ready-dev ## plans and bounds beside an exact solver's, on five real layers a shape
 	$(BIN)/python benchmarks/proofs.py
 
 test-machines: $(VENV)/.ready-dev ## that kernels compiled anew, and for a generic CPU, give the same; some four minutes
 	$(BIN)/pytest -q -n 2 -m machines
+
+test-engines: $(VENV)/.ready-dev ## against the engines' own modules, from their wheels in EQUIPOISE_PEERS_CACHE (0.8 GB in all)
+	$(BIN)/equipoise warmup
+	$(BIN)/pytest -q -rA -m engines tests/engines
 
 test-python: ## the suite on another Python, without torch: make test-python PYTHON=python3.13
 	@mkdir -p build
@@ -59,10 +69,22 @@ test-python: ## the suite on another Python, without torch: make test-python PYT
 	build/venv-python/bin/python -m pip install --quiet --requirement build/other.lock --editable .
 	build/venv-python/bin/pytest -q
 
+test-pins: ## the suite with the numba that vLLM 0.33 pins (SGLang 0.5.23: 0.65.1), and the numpy that goes with it
+	@mkdir -p build
+	grep -v '^numba==\|^llvmlite==\|^numpy==' $(LOCK) > build/pins.lock
+	echo 'numba==0.65.0' >> build/pins.lock
+	$(PYTHON) -m venv --clear build/venv-pins
+	build/venv-pins/bin/python -m pip install --quiet --requirement build/pins.lock --editable .
+	export NUMBA_CACHE_DIR=$(CURDIR)/build/pins-cache; \
+	build/venv-pins/bin/equipoise warmup && build/venv-pins/bin/pytest -q -n 2 --dist worksteal
+
 test-oldest: ## the suite with the oldest dependencies, without torch
 	$(PYTHON) -m venv --clear build/venv-oldest
 	build/venv-oldest/bin/python -m pip install --quiet --requirement requirements-oldest.lock --editable .
 	build/venv-oldest/bin/pytest -q
+
+fuzz: $(VENV)/.ready-dev ## 100,000 mutated files to every reader on two cores; ARGS="--seed N" runs one case again
+	$(BIN)/python tests/fuzzing.py --processes 2 $(or $(ARGS),--cases 100000)
 
 clean:
 	rm -rf $(VENV) build dist

@@ -31,8 +31,9 @@ from rich.console import Console
 from rich.table import Table
 
 from equipoise import Cluster, LoadTrace, MoveBudget, Placement, dispatch, plan, relabel
-from equipoise.migrating.links import EXPERT_SHAPES, LINKS
+from equipoise.migrating.links import LINKS
 from equipoise.migrating.scheduling import schedule_moves
+from equipoise.models import MODELS
 
 CLUSTER = Cluster(num_ranks=32, slots_per_rank=9)
 IN_SAMPLE = {8: (0.87, 15.0), 16: (0.93, None), 40: (0.985, 60.0)}
@@ -183,7 +184,7 @@ def staged(quick: bool) -> Iterator[Row]:
 
 def stalled(quick: bool) -> Iterator[Row]:
     """8: what a schedule takes, window 0 to 1, four nodes of eight ranks, experts of DeepSeek-V3 in FP8, links of H100s."""
-    cluster, load, size = Cluster(32, 9, 4), glm(quick), EXPERT_SHAPES["deepseek-v3"].expert_bytes
+    cluster, load, size = Cluster(32, 9, 4), glm(quick), MODELS["deepseek-v3"].expert_bytes
     in_use, free = plan(load[0], cluster).placement, plan(load[1], cluster).placement
     within = {
         f"{moves} moves a layer": plan(load[1], cluster, previous=in_use, max_moves=moves).placement for moves in (8, 16, 40)

@@ -44,10 +44,11 @@ from torch.nn import functional
 
 from equipoise import ABSENT, Cluster, MoveBudget, Placement, plan
 from equipoise.migrating.checking import check_schedule
-from equipoise.migrating.links import EXPERT_SHAPES, LINKS
+from equipoise.migrating.links import LINKS
 from equipoise.migrating.recovering import recover
 from equipoise.migrating.schedules import MoveSchedule, Operation
 from equipoise.migrating.scheduling import schedule_moves
+from equipoise.models import MODELS
 
 LAYERS, EXPERTS, TOP_K, HIDDEN, INNER, TOKENS = 4, 16, 2, 32, 64, 512
 RANKS, SLOTS, MOVES = 4, 6, 4  # slots of a rank, moves a layer
@@ -321,7 +322,7 @@ def describe(schedule: MoveSchedule, old: Placement, new: Placement) -> None:
     check_schedule(schedule, old, new)
     moves, rounds, loads = schedule.moves.sum(), schedule.rounds.sum(), schedule.is_from_disk.sum()
     print(f"schedule {digest(schedule).hex()[:8]}, proven sound: {moves} moves in {rounds} rounds, {loads} loads from disk")
-    size, links = EXPERT_SHAPES["deepseek-v3"].expert_bytes, LINKS["h100"]
+    size, links = MODELS["deepseek-v3"].expert_bytes, LINKS["h100"]
     most, seconds = schedule.received_bytes(size).max(), schedule.layer_seconds(links, size)
     print(
         f"  DeepSeek-V3's experts on H100s: {most / 1e6:.0f} MB for the rank with most, {1e3 * seconds.sum():.2f} ms,", end=" "

@@ -28,6 +28,14 @@ def _wrapping_integers():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _archive_of_tests(tmp_path_factory):
+    """Keep scores of tests out of the user's archive."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("EQUIPOISE_ARCHIVE", str(tmp_path_factory.mktemp("archive") / "scores.sqlite"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def example():
     """Return the load that ships: 31 windows, 24 layers, 32 experts."""

@@ -16,6 +16,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 DISPATCH = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "dispatch.md").read_text(), re.DOTALL)
 MOVES = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "rebalancing.md").read_text(), re.DOTALL)
+PLACEMENTS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "placement-files.md").read_text(), re.DOTALL)
 UNSEEN = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "out-of-sample.md").read_text(), re.DOTALL)
 
 
@@ -128,3 +129,15 @@ def test_the_page_on_rebalancing_runs(run, tmp_path, monkeypatch, capsys):
     assert facts == ["True"] * 5
     assert float(safe) <= float(price)
     assert is_known == "True"
+
+
+@pytest.mark.compiled
+def test_the_page_on_placement_files_runs(run, tmp_path, monkeypatch, capsys):
+    """Its commands are taken, one file is made of another, and its Python gets the same placement back."""
+    monkeypatch.chdir(tmp_path)
+    LoadTrace(np.random.default_rng(0).integers(0, 1000, (2, 58, 256))).write("load.npz")
+    assert _run_commands(run, PLACEMENTS) == 6
+    assert {"map.json", "balancer.yaml", "experts.json", "arrays.npz", "next.jsonl"} < {p.name for p in tmp_path.iterdir()}
+    capsys.readouterr()
+    _run_python(PLACEMENTS)
+    assert capsys.readouterr().out == "0\n"

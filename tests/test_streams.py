@@ -75,10 +75,10 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("content", "found"),
         [
-            (b"layer,expert,load\n0,0,1\n", "is neither .npy nor .npz: only these stream; LoadTrace.read takes the others"),
-            (b"[[1, 2]]", "is neither .npy nor .npz"),
-            (b"", "is neither .npy nor .npz"),
-            (pickle.dumps([1]), "is neither .npy nor .npz"),
+            (b"layer,expert,load\n0,0,1\n", "is text: only .npy and .npz stream; LoadTrace.read takes the others into memory"),
+            (b"[[1, 2]]", "is JSON text: only .npy and .npz stream"),
+            (b"", "is empty"),
+            (pickle.dumps([1]), "is a pickle: only .npy and .npz stream"),
         ],
     )
     def test_other_formats_are_refused(self, tmp_path, content, found):
@@ -125,7 +125,7 @@ class TestFiles:
             ("-", "standard input can be read only once"),
             (io.BytesIO(b""), "the stream can be read only once"),
             (tmp_path / "none.npy", "No such file"),
-            (tmp_path, "Is a directory"),
+            (tmp_path, "is a folder: only .npy and .npz stream"),
         ]:
             with pytest.raises(FileError) as error:
                 LoadStream.open(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -14,8 +15,9 @@ from equipoise import metrics
 from equipoise.checks import check_integer
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError, FileError, InvalidPlacementError
+from equipoise.files.placements.found import FoundCluster, FoundPlacement
 from equipoise.tensors import as_array
-from equipoise.trace import LoadTrace
+from equipoise.trace import LoadTrace, as_layer_ids
 
 ABSENT = -1
 """An empty slot, on purpose or on a dead rank; never "unknown" (docs/semantics.md, 2)."""
@@ -216,47 +218,120 @@ class Placement:
         received = (self._rank_expert_counts() > 0) & (previous._rank_expert_counts() == 0)
         return np.asarray(received.sum(axis=(1, 2)), np.int64)
 
-    def write(self, path: str | PathLike[str], **details: Any) -> None:
-        """Write the placement as ``.json`` (versioned) or ``.npz``, atomically; ``details`` are kept beside it."""
-        from equipoise.files.placements import write_placement
+    def write(
+        self,
+        path: str | PathLike[str],
+        format: str = "json",  # noqa: A002 - what readers of every kind call it
+        *,
+        layer_ids: Iterable[int] = (),
+        hidden_layers: int | None = None,
+        plan: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the placement atomically, for equipoise or for an engine (docs/placement-files.md).
 
-        write_placement(
-            path,
+        Parameters
+        ----------
+        path : path
+            The file, with an ending that the format's program takes: ``.json`` or ``.npz`` for our own.
+        format : str
+            ``json`` (our own), ``sglang``, ``tensorrt-llm``, ``vllm``, ``vllm-ascend`` or ``deepseek``.
+        layer_ids : iterable of int
+            The model's numbers of the layers; SGLang and TensorRT-LLM go by them.
+        hidden_layers : int, optional
+            All layers of the model, dense ones too; SGLang's file has a row for each.
+        plan : mapping, optional
+            What is known of the plan; only our own format keeps it.
+
+        Raises
+        ------
+        ArgumentError
+            When the format cannot hold this placement, or needs numbers that were not given; nothing is written then.
+        FileError
+            On another ending, or a folder that cannot be written.
+        """
+        from equipoise.files.placements import write_as
+
+        write_as(path, format, self.as_found(layer_ids, hidden_layers, plan))
+
+    def as_found(
+        self, layer_ids: Iterable[int] = (), hidden_layers: int | None = None, plan: Mapping[str, Any] | None = None
+    ) -> FoundPlacement:
+        """Return the placement as :mod:`equipoise.files.placements` takes it; parameters as for :meth:`write`."""
+        given = tuple(layer_ids)
+        if hidden_layers is not None:
+            check_integer("hidden_layers", hidden_layers, self.num_layers)
+        cluster = self.cluster
+        return FoundPlacement(
             self.expert_of_slot,
-            num_experts=self.num_experts,
-            num_ranks=self.cluster.num_ranks,
-            slots_per_rank=self.cluster.slots_per_rank,
-            num_nodes=self.cluster.num_nodes,
-            node_of_rank=self.cluster.node_of_rank,
-            rank_speeds=self.cluster.rank_speeds,
-            alive=self.cluster.alive,
-            **details,
+            as_layer_ids(given, self.num_layers) if given else (),
+            cluster.num_ranks,
+            self.num_experts,
+            hidden_layers=hidden_layers,
+            cluster=FoundCluster(
+                cluster.num_ranks,
+                cluster.slots_per_rank,
+                cluster.num_nodes,
+                cluster.node_of_rank,
+                cluster.rank_speeds,
+                cluster.alive,
+            ),
+            plan={} if plan is None else plan,
         )
 
     @classmethod
-    def read(cls, path: str | PathLike[str]) -> Placement:
-        """Read a placement that :meth:`write` wrote.
+    def read(
+        cls,
+        path: str | PathLike[str],
+        format: str = "auto",  # noqa: A002 - what readers of every kind call it
+        *,
+        cluster: Cluster | None = None,
+        num_ranks: int | None = None,
+        num_experts: int | None = None,
+        layer_ids: Iterable[int] = (),
+    ) -> Placement:
+        """Read a placement that :meth:`write` wrote, or that an engine did (docs/placement-files.md).
+
+        Parameters
+        ----------
+        path : path
+            The file.
+        format : str
+            As for :meth:`write`; ``auto`` tells it by content.
+        cluster : Cluster, optional
+            The ranks it is for. Our own files hold theirs, vllm-ascend's tell how many there are; the others need this or
+            ``num_ranks``.
+        num_ranks : int, optional
+            Ranks with equally many slots, in place of a cluster.
+        num_experts : int, optional
+            Experts of each layer. Default: what the file says, or its largest expert + 1.
+        layer_ids : iterable of int
+            The model's numbers of its MoE layers: which rows to read of SGLang's and TensorRT-LLM's files. Default: all.
 
         Raises
         ------
         FileError
-            When the file cannot be read, or is not a placement of a version this equipoise knows.
+            When the file cannot be read, is of no format known, or does not fit what was given.
         """
-        from equipoise.files.placements import read_placement
+        from equipoise.files.placements import read_any
 
-        found = read_placement(path)
+        found = read_any(path, format, layer_ids=layer_ids, num_experts=num_experts)
+        return cls.from_found(found, cluster, num_ranks)
+
+    @classmethod
+    def from_found(cls, found: FoundPlacement, cluster: Cluster | None = None, num_ranks: int | None = None) -> Placement:
+        """Return what a file held as a placement; ``cluster`` and ``num_ranks`` as for :meth:`read`."""
         try:
-            cluster = Cluster(
-                found.num_ranks,
-                found.slots_per_rank,
-                found.num_nodes,
-                node_of_rank=found.node_of_rank,
-                rank_speeds=found.rank_speeds,
-                alive=found.alive,
-            )
-            return cls(found.expert_of_slot, cluster, found.num_experts)
+            own = _cluster_in(found)
+            if cluster is not None and own is not None:
+                _check_same_ranks(cluster, own)
+            chosen = cluster or own or _equal_ranks(found, num_ranks)
+            if num_ranks is not None and chosen.num_ranks != num_ranks:
+                raise ArgumentError(
+                    f"it is for {chosen.num_ranks} ranks", f"{num_ranks} were asked for", "name the ranks it was made for"
+                )
+            return cls(found.expert_of_slot, chosen, found.experts_known)
         except ArgumentError as error:
-            raise FileError(f"{path}: {error.found}", error.rule, error.next_step) from error
+            raise FileError(f"{found.name}: {error.found}", error.rule, error.next_step) from error
 
     def _filled_pairs(self) -> tuple[IntArray, IntArray]:
         """List the filled slots as (layer * experts + expert, slot), layer by layer in slot order."""
@@ -275,3 +350,41 @@ class Placement:
 def _frozen(array: IntArray) -> IntArray:
     array.setflags(write=False)
     return array
+
+
+def _cluster_in(found: FoundPlacement) -> Cluster | None:
+    """Return the ranks that a file itself tells of."""
+    if found.cluster is None:
+        return None if found.num_ranks is None else _equal_ranks(found, found.num_ranks)
+    told = found.cluster
+    return Cluster(
+        told.num_ranks,
+        told.slots_per_rank,
+        told.num_nodes,
+        node_of_rank=told.node_of_rank,
+        rank_speeds=told.rank_speeds,
+        alive=told.alive,
+    )
+
+
+def _equal_ranks(found: FoundPlacement, num_ranks: int | None) -> Cluster:
+    if num_ranks is None:
+        raise ArgumentError(
+            f"the {found.format} format does not say how many ranks there are",
+            f"its {found.num_slots} slots are numbered over them",
+            "give num_ranks (--ranks), or first convert it with --ranks",
+        )
+    if found.num_slots % check_integer("num_ranks", num_ranks):
+        raise ArgumentError(
+            f"{found.num_slots} slots on {num_ranks} ranks", "slots must be divisible by ranks", "give the ranks it is for"
+        )
+    return Cluster(num_ranks, found.num_slots // num_ranks)
+
+
+def _check_same_ranks(given: Cluster, told: Cluster) -> None:
+    if (given.num_ranks, given.slots_per_rank) != (told.num_ranks, told.slots_per_rank):
+        raise ArgumentError(
+            f"it is for {told.num_ranks} ranks with {told.slots_per_rank} slots",
+            f"the cluster has {given.num_ranks} with {given.slots_per_rank}",
+            "pass the cluster it was made for",
+        )

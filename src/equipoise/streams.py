@@ -14,7 +14,17 @@ import numpy.typing as npt
 from equipoise.checks import check_integer
 from equipoise.errors import ArgumentError, FileError
 from equipoise.files.loads import open_steps, read_steps
-from equipoise.trace import as_labels, as_layer_ids, as_phases, as_steps, check_tokens, check_total, join_labels, join_phases
+from equipoise.trace import (
+    as_labels,
+    as_layer_ids,
+    as_phases,
+    as_steps,
+    check_tokens,
+    check_total,
+    join_labels,
+    join_phases,
+    out_of_order,
+)
 
 Source = Callable[[], Iterable[Any]] | Iterable[Any]
 
@@ -41,6 +51,8 @@ class LoadStream:
         A name a step, as in LoadTrace; needs ``num_steps``.
     name : str, optional
         What errors call the source, which makes them FileErrors.
+    is_in_order : bool
+        As in LoadTrace.
 
     Raises
     ------
@@ -67,6 +79,7 @@ class LoadStream:
     labels: Sequence[str] | None = None
     phases: Sequence[str] | None = None
     name: str = ""
+    is_in_order: bool = True
 
     def __post_init__(self) -> None:
         _check_source(self.source)
@@ -98,7 +111,9 @@ class LoadStream:
         found = open_steps(path)
         steps, layers, experts = found.shape
         try:
-            return cls(partial(read_steps, found), layers, experts, steps, *found.names, name=found.name)
+            return cls(
+                partial(read_steps, found), layers, experts, steps, *found.names, name=found.name, is_in_order=found.is_in_order
+            )
         except ArgumentError as error:
             raise _of_file(found.name, error) from error
 
@@ -153,7 +168,13 @@ class LoadStream:
             self.layer_ids,
             None if self.labels is None else [join_labels(self.labels[span]) for span in spans],
             None if self.phases is None else [join_phases(self.phases[span]) for span in spans],
+            is_in_order=self.is_in_order,
         )
+
+    def check_order(self, what: str) -> None:
+        """Refuse ``what`` where steps may not follow one another in time (docs/semantics.md, 21)."""
+        if not self.is_in_order:
+            raise out_of_order(what)
 
     def _windows(self, num_steps: int) -> Iterator[npt.NDArray[Any]]:
         total = self._no_load()

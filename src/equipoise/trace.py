@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from equipoise.checks import check_integer
 from equipoise.errors import ArgumentError, FileError
-from equipoise.files.loads import read_load, write_load
+from equipoise.files.loads import Hints, read_load, write_load
+from equipoise.files.placements import FoundPlacement, read_any
 from equipoise.tensors import as_array
 
 MIXED = "mixed"
@@ -24,6 +25,14 @@ _NAMED = 3
 _LARGEST_WHOLE = 2.0**62
 _LARGEST = 1e300
 _EXAMPLE = Path(__file__).parent / "data" / "gpt-oss-20b-decode.npz"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The file a trace was read from: its format's name, and a sentence on each thing left out or not known for certain."""
+
+    format: str
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +49,18 @@ class LoadTrace:
         A name a step, such as its text domain.
     phases : sequence of str, optional
         What each step does, such as ``prefill`` or ``decode``; any names but empty ones.
+    source_load : array_like [steps, source ranks, layers, experts], optional
+        The same tokens by the rank that they came from; over the sources they add up to ``load``.
+    is_in_order : bool
+        False where steps may not follow one another in time, as in a ring buffer that wrapped (docs/semantics.md, 21).
+    origin : Origin, optional
+        What the trace was read from; traces derived from this one have none.
 
     Raises
     ------
     ArgumentError
-        On another shape, or a load that is negative, nan or infinite (the message names step, layer and expert).
+        On another shape, or a load that is negative, nan or infinite (the message names step, layer and expert), and on source
+        loads that do not add up.
 
     Examples
     --------
@@ -57,6 +73,9 @@ class LoadTrace:
     layer_ids: Sequence[int] = ()
     labels: Sequence[str] | None = None
     phases: Sequence[str] | None = None
+    source_load: npt.NDArray[Any] | None = None
+    is_in_order: bool = True
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         load = as_steps(self.load)
@@ -66,13 +85,39 @@ class LoadTrace:
         object.__setattr__(self, "layer_ids", as_layer_ids(self.layer_ids, load.shape[1]))
         object.__setattr__(self, "labels", as_labels(self.labels, load.shape[0]))
         object.__setattr__(self, "phases", as_phases(self.phases, load.shape[0]))
+        if self.source_load is not None:
+            object.__setattr__(self, "source_load", as_source_load(self.source_load, load))
 
     @classmethod
-    def read(cls, path: str | PathLike[str] | BinaryIO) -> LoadTrace:
-        """Read a trace from ``.npz``, ``.npy``, ``.csv``, ``.json`` or ``.pt``, told apart by content, not by name.
+    def read(
+        cls,
+        path: str | PathLike[str] | BinaryIO,
+        format: str = "auto",  # noqa: A002 - the word that people type
+        *,
+        num_experts: int | None = None,
+        layer_ids: Iterable[int] = (),
+        active: str | PathLike[str] | FoundPlacement | None = None,
+        is_in_order: bool | None = None,
+    ) -> LoadTrace:
+        """Read what an engine recorded, or a plain matrix: formats are told apart by content, not by name.
 
-        docs/load-files.md describes what each may hold. Nothing is ever unpickled. A 1,200 x 58 x 256 trace stays under
-        1 GB of memory, JSON included.
+        docs/load-files.md describes each. Nothing is ever unpickled. A 1,200 x 58 x 256 trace stays under 1 GB of memory, JSON
+        included.
+
+        Parameters
+        ----------
+        path : path or binary stream
+            A file, or a folder with the files of all ranks; ``-`` is standard input.
+        format : str
+            The name of the format, where content does not tell.
+        num_experts : int, optional
+            Experts of each layer, where the file names only those that were picked.
+        layer_ids : iterable of int
+            The model's numbers of its MoE layers. Files with rows for dense layers give these rows.
+        active : path or FoundPlacement, optional
+            The placement in use while the load was recorded, where the file counts slots.
+        is_in_order : bool, optional
+            Whether steps follow one another in time, where the file does not tell; then it is taken as it stands.
 
         Raises
         ------
@@ -81,9 +126,15 @@ class LoadTrace:
         MissingExtraError
             For ``.pt`` without torch.
         """
-        found = read_load(path)
+        layers = tuple(int(i) for i in layer_ids)
+        if active is not None and not isinstance(active, FoundPlacement):
+            active = read_any(active, layer_ids=layers, num_experts=num_experts)
+        hints = Hints(num_experts, layers, active, is_in_order)
+        found = read_load(path, format, hints)
+        in_order = found.is_in_order if is_in_order is None else is_in_order
+        origin = Origin(found.format, found.remarks)
         try:
-            return cls(found.load, found.layer_ids, found.labels, found.phases)
+            return cls(found.load, found.layer_ids, found.labels, found.phases, found.source_load, in_order, origin)
         except ArgumentError as error:
             raise FileError(f"{found.name}: {error.found}", error.rule, error.next_step) from error
 
@@ -97,7 +148,8 @@ class LoadTrace:
         """Add up several traces step by step, as if their traffic were served together.
 
         The shortest trace sets the length. A label that all traces give a step stays, others are joined with ``+``; a phase
-        stays where all agree, else it is ``mixed``; both are dropped unless every trace has them.
+        stays where all agree, else it is ``mixed``; both are dropped unless every trace has them, and so are source loads,
+        unless all have as many source ranks.
 
         Parameters
         ----------
@@ -128,11 +180,13 @@ class LoadTrace:
             traces[0].layer_ids,
             _names_together([trace.labels for trace in traces], steps, join_labels),
             _names_together([trace.phases for trace in traces], steps, join_phases),
+            _sources_together([trace.source_load for trace in traces], factors, steps),
+            all(trace.is_in_order for trace in traces),
         )
 
     def write(self, path: str | PathLike[str]) -> None:
         """Write the trace as ``.npz``, atomically; :meth:`read` gives it back."""
-        write_load(path, self.load, self.layer_ids, self.labels, self.phases)
+        write_load(path, self.load, self.layer_ids, self.labels, self.phases, self.source_load, is_in_order=self.is_in_order)
 
     @property
     def num_steps(self) -> int:
@@ -200,8 +254,16 @@ class LoadTrace:
         return self._added_up(starts)
 
     def last(self, num_steps: int) -> LoadTrace:
-        """Return the last ``num_steps`` steps."""
+        """Return the last ``num_steps`` steps.
+
+        Raises
+        ------
+        ArgumentError
+            When there are fewer, or steps are not known to be in order.
+        """
         self._check_steps("last", num_steps)
+        if num_steps < self.num_steps:
+            self.check_order("the last steps")
         return self._picked(range(self.num_steps - num_steps, self.num_steps), self.load[-num_steps:])
 
     def phase(self, name: str) -> LoadTrace:
@@ -225,10 +287,16 @@ class LoadTrace:
             )
         return self._picked(steps, _frozen(self.load[steps]))
 
+    def check_order(self, what: str) -> None:
+        """Refuse ``what`` where steps may not follow one another in time (docs/semantics.md, 21)."""
+        if not self.is_in_order:
+            raise out_of_order(what)
+
     def _picked(self, steps: Sequence[int], load: npt.NDArray[Any]) -> LoadTrace:
         labels = None if self.labels is None else [self.labels[step] for step in steps]
         phases = None if self.phases is None else [self.phases[step] for step in steps]
-        return LoadTrace(load, self.layer_ids, labels, phases)
+        sources = None if self.source_load is None else _frozen(self.source_load[list(steps)])
+        return LoadTrace(load, self.layer_ids, labels, phases, sources, self.is_in_order)
 
     def _added_up(self, starts: Sequence[int]) -> LoadTrace:
         """Add up the steps between each two successive ``starts``."""
@@ -236,7 +304,10 @@ class LoadTrace:
         added = np.stack([_add_up(self.load[span]) for span in spans])
         labels = None if self.labels is None else [join_labels(self.labels[span]) for span in spans]
         phases = None if self.phases is None else [join_phases(self.phases[span]) for span in spans]
-        return LoadTrace(_frozen(added), self.layer_ids, labels, phases)
+        sources = None
+        if self.source_load is not None:
+            sources = _frozen(np.stack([_add_up(self.source_load[span]) for span in spans]))
+        return LoadTrace(_frozen(added), self.layer_ids, labels, phases, sources, self.is_in_order)
 
     def _check_steps(self, name: str, num_steps: int) -> None:
         if check_integer(name, num_steps, least=-(2**63)) < 1 or num_steps > self.num_steps:
@@ -245,6 +316,16 @@ class LoadTrace:
                 f"it must lie between 1 and the {self.num_steps} steps of the trace",
                 "take fewer steps or record more",
             )
+
+
+def out_of_order(what: str) -> ArgumentError:
+    """Return what to raise for a use that needs steps in order of time."""
+    return ArgumentError(
+        f"{what} of a trace whose steps may be out of order",
+        "steps must follow one another in time",
+        "record again without a bound (SGLang: --expert-distribution-recorder-buffer-size -1) and read it with "
+        "is_in_order=True (--in-order), or plan on all steps added up",
+    )
 
 
 def as_steps(given: object) -> npt.NDArray[Any]:
@@ -266,7 +347,8 @@ def _as_numbers(given: object) -> npt.NDArray[Any]:
         raise ArgumentError("load is a masked array", "a mask has no meaning here", "fill it, or drop the masked layers")
     array = as_array("load", given)
     if array.dtype.kind == "f":
-        return array.astype(np.float64, copy=False)
+        with np.errstate(invalid="ignore", over="ignore"):  # wider floats may not fit; what is infinite then is refused
+            return array.astype(np.float64, copy=False)
     if array.dtype.kind in "iu" and array.dtype != np.uint64:
         return array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.uint64 and (array.size == 0 or array.max() <= np.iinfo(np.int64).max):
@@ -337,6 +419,43 @@ def as_phases(given: Iterable[object] | None, num_steps: int) -> tuple[str, ...]
     return phases
 
 
+def as_source_load(given: object, load: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return loads by source rank, [steps, source ranks, layers, experts], read-only; over the sources they must be ``load``.
+
+    Exactly where all are whole, else to a relative 1e-9. Step by step: beside the result only a step of temporary memory.
+    """
+    array = _as_numbers(given)
+    if array.ndim != 4 or 0 in array.shape or (array.shape[0], *array.shape[2:]) != load.shape:
+        raise ArgumentError(
+            f"source_load has shape {list(array.shape)}",
+            f"it must be [steps, source ranks, layers, experts] beside a load of {list(load.shape)}",
+            "add a dimension for the source ranks",
+        )
+    is_whole = array.dtype.kind in "iu" and load.dtype.kind in "iu"
+    for step, (sources, total) in enumerate(zip(array, load, strict=True)):
+        _check_sources(sources, step)
+        added = _add_up(sources)
+        if not (np.array_equal(added, total) if is_whole else np.allclose(added, total, rtol=1e-9, atol=0.0)):
+            layer, expert = (int(i) for i in np.argwhere(~np.isclose(added, total, rtol=1e-9, atol=0.0))[0])
+            raise ArgumentError(
+                f"source_load adds up to {added[layer, expert]} at step {step}, layer {layer}, expert {expert}",
+                f"over the source ranks it must be the load, {total[layer, expert]}",
+                "count the same tokens in both",
+            )
+    return array if not array.flags.writeable else _frozen(array.copy())
+
+
+def _check_sources(sources: npt.NDArray[Any], step: int) -> None:
+    if sources.min() >= 0 and np.isfinite(sources.max()):
+        return
+    rank, layer, expert = (int(i) for i in np.argwhere(~(np.isfinite(sources) & (sources >= 0)))[0])
+    raise ArgumentError(
+        f"source_load is {sources[rank, layer, expert]} at step {step}, source rank {rank}, layer {layer}, expert {expert}",
+        "a load must be finite and >= 0",
+        "drop or mend that step",
+    )
+
+
 def join_labels(names: Iterable[str]) -> str:
     """Return the one label, or the different ones joined with ``+``: three of them, the others counted.
 
@@ -365,6 +484,15 @@ def _names_together(
     if len(known) < len(given):
         return None
     return [joined([names[step] for names in known]) for step in range(num_steps)]
+
+
+def _sources_together(
+    given: Sequence[npt.NDArray[Any] | None], factors: Sequence[float], num_steps: int
+) -> npt.NDArray[Any] | None:
+    known = [sources[:num_steps] for sources in given if sources is not None]
+    if len(known) < len(given) or len({sources.shape[1] for sources in known}) != 1:
+        return None
+    return _frozen(_add_weighted(known, factors))
 
 
 def _as_positive(name: str, value: object) -> float:

@@ -256,7 +256,7 @@ def test_bad_loads(run, tmp_path, content, found):
 
 def test_faults_of_ours_exit_with_1(run, monkeypatch):
     """A bug shows its traceback and says that it is ours."""
-    monkeypatch.setattr("equipoise.cli.inspect.inspect_trace", lambda trace: 1 / 0)
+    monkeypatch.setattr("equipoise.cli.inspect.inspect_trace", lambda *_: 1 / 0)
     code, out, err = run("inspect", EXAMPLE)
     assert (code, out) == (1, "")
     assert "ZeroDivisionError" in err
@@ -286,22 +286,26 @@ def test_options_grow_by_decision_only():
     """Each command's options are listed here: a new one is a decision."""
     common = ["--json", "--quiet"]
     shape = ["--groups", "--last", "--locality", "--nodes", "--ranks", "--seed", "--slots", "--window"]
-    assert _options("inspect") == _options("warmup") == common
+    assert _options("warmup") == common
+    reading = ["--active", "--format", "--in-order", "--model"]
+    assert _options("inspect") == sorted([*common, *reading])
     ranks = ["--down", "--effort", "--home-share", "--speeds"]
     proofs = ["--prove", "--prove-layers", "--prove-seconds"]
     budget = ["--expert-bytes", "--gain-per-move", "--max-moves", "--move-bytes", "--move-total"]
     previous = ["--curve", "--hottest", "--min-replicas", "--previous", "--spread"]
-    planned = ["--dispatch", "--forecast", "--out", "--threads"]
-    assert _options("plan") == sorted([*common, *shape, *ranks, *proofs, *budget, *previous, *planned])
+    numbering = ["--for", "--hidden-layers", "--layer-ids", "--model"]
+    planned = ["--dispatch", "--forecast", "--out", "--threads", *numbering]
+    assert _options("plan") == sorted([*common, *shape, *ranks, *proofs, *budget, *previous, *planned, *reading[:3]])
+    assert _options("convert") == sorted([*common, *numbering, "--from", "--ranks"])
     links = ["--expert-bytes", "--link", "--model", "--node-link"]
     assert _options("schedule") == sorted([*common, *links, "--chunk", "--leaving", "--mode", "--out", "--staging"])
     chains = ["--dispatch", "--explain", "--level", "--policy"]
     assert _options("compare") == sorted(
-        [*common, *shape, "--candidates", "--effort", "--expert-bytes", "--noise", "--packing", "--rounds", *chains]
+        [*common, *shape, "--candidates", "--effort", "--expert-bytes", "--noise", "--packing", "--rounds", *chains, *reading]
     )
     batch = ["--gain-per-move", "--max-received", "--prefer-near", "--spare-slots", "--stop-at"]
     moves = ["--bandwidth", "--expert-bytes", "--node-bandwidth", "--seconds-per-token"]
-    assert _options("dispatch") == sorted([*common, *batch, *moves, "--last", "--out", "--tables", "--window"])
+    assert _options("dispatch") == sorted([*common, *batch, *moves, "--last", "--out", "--tables", "--window", *reading])
     cluster = ["--down", "--groups", "--locality", "--nodes", "--ranks", "--slots", "--speeds"]
     replay = [
         "--batches",
@@ -314,7 +318,12 @@ def test_options_grow_by_decision_only():
         "--time-model",
         "--window",
     ]
-    assert _options("simulate") == sorted([*common, *cluster, *replay, "--folder", "--jobs", "--out"])
+    read = ["--active", "--format", "--in-order", "--model"]
+    assert _options("metrics") == sorted([*common, *read, "--formula", "--last", "--ranks", "--window"])
+    setup = ["--engine", "--ep", "--experts", "--groups", "--model", "--nodes", "--option", "--ranks", "--redundant"]
+    weighed = ["--every", "--format", "--last", "--link", "--load", "--tokens"]
+    assert _options("check") == sorted([*common, *setup, *weighed])
+    assert _options("simulate") == sorted([*common, *cluster, *replay, *reading, "--folder", "--jobs", "--out"])
 
 
 @pytest.mark.compiled

@@ -9,9 +9,10 @@ import pytest
 
 from equipoise import Cluster, Placement, plan
 from equipoise.migrating.checking import check_schedule
-from equipoise.migrating.links import EXPERT_SHAPES, LINKS, Links
+from equipoise.migrating.links import LINKS, Links
 from equipoise.migrating.schedules import MoveSchedule
 from equipoise.migrating.scheduling import schedule_moves
+from equipoise.models import MODELS
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_for_people(run, files):
         made.moves.sum(),
         0,
     ]
-    size = EXPERT_SHAPES["deepseek-v3"].expert_bytes
+    size = MODELS["deepseek-v3"].expert_bytes
     stall = made.layer_seconds(Links(LINKS["h800"].bandwidth, 25e9), size)
     assert float(rows["predicted stall, ms"][0]) == pytest.approx(1e3 * stall.sum(), abs=0.01)
     assert float(rows["predicted stall, ms"][2]) == pytest.approx(1e3 * stall.max(), abs=0.001)
@@ -145,7 +146,7 @@ BAD = [
     (("--leaving", 2), "leaving names rank 2: it is up in the new placement"),
     (("--leaving", "two"), "--leaving is 'two': it must be whole numbers"),
     (("--expert-bytes", "0"), "--expert-bytes is '0': it must be a size > 0"),
-    (("--model", "some"), "--model is 'some': it must be one of deepseek-v3"),
+    (("--model", "some"), "model is 'some': it must be one of deepseek-v3"),
     ((*SIZE, "--model", "deepseek-v3"), "--expert-bytes 44MB and --model deepseek-v3"),
     ((*SIZE, "--link", "fast"), "--link is 'fast': it must be h100, h800, b200, or bytes a second, > 0"),
     ((*SIZE, "--link", "0"), "--link is '0'"),

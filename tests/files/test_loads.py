@@ -99,17 +99,22 @@ BAD = {
     "pickle in npy": (_npy(np.array([_Trap()], object)), "is or holds a pickle"),
     "pickle in npz": (_npz(load=np.array([_Trap()], object)), "is or holds a pickle"),
     "npz of other arrays": (_npz(a=LOAD, b=LOAD), "holds the arrays a, b: one must be called load"),
+    "npz of no arrays": (_npz(), "holds the arrays none"),
+    "npz, layer numbers in words": (_npz(load=LOAD, layer_ids=["a", "b"]), "has layer_ids of <U1: they must be integers"),
+    "npz, sources that do not add up": (_npz(load=LOAD, source_load=LOAD[:, None] + 1), "source_load adds up to 1 at step 0"),
+    "safetensors": (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", ""),
     "npz, cut": (_npz(load=LOAD)[:200], "is damaged (File is not a zip file)"),
     "npz, bytes flipped": (_npz(load=LOAD).replace(b"\x93NUMPY", b"\x93NUMPX"), "is damaged"),
     "npy, cut": (_npy(LOAD)[:150], "is damaged"),
     "npy that claims terabytes": (
         _npy(LOAD).replace(b"(4, 2, 3), }          ", b"(4000000000000, 2, 3)}"),
-        "claims more than memory holds",
+        "is damaged (its header claims 192,000,000,000,000 bytes, 192 are there)",
     ),
     "binary": (b"\x01\x02\x00\x03", "is binary of an unknown kind"),
     "text": (b"hello, world", "has the columns hello, world"),
     "csv, ragged": (b"1,2,3\n4,5\n", "is not a table of numbers"),
     "csv, word": (b"1,2\n3,x\n", "is not a table of numbers"),
+    "csv, many columns": (b"a" * 50 + b",b" * 50 + b"\n", "has the columns aaaaaaaaaaaaaaaaaaaa, b, b, b, b, b, b, b, ..."),
     "csv, other columns": (b"layer,expert\n0,0\n", "has the columns layer, expert"),
     "csv, header only": (b"layer,expert,load\n", "holds no rows of numbers"),
     "csv, missing row": (b"layer,expert,load\n0,0,1\n0,1,1\n1,0,1\n", "has 0 rows for layer 1, expert 1"),
@@ -128,7 +133,7 @@ BAD = {
     "json, 1-D": (b"[1, 2]", "load has shape [2]"),
     "json, empty list": (b"[]", "holds no load"),
     "json, empty history": (b'{"load_history": []}', "holds no load"),
-    "json, other key": (b'{"load_historie": [[1]]}', "without load_history, logical_count or load"),
+    "json, other key": (b'{"load_historie": [[1]]}', "without load_history or logical_count or load"),
     "json, other entry": (b'{"load_history": [{"load": [[1]]}]}', "has no logical_expert_load"),
     "json, huge integer": (b"[[1, 123456789012345678901234567890]]", "at layer 0, expert 1"),
     "json, null": (b"[[1, null]]", "is not a list of numbers"),
@@ -152,7 +157,7 @@ def test_missing_file_and_folder(tmp_path):
     """Both are named with the system's reason."""
     with pytest.raises(FileError, match="No such file"):
         LoadTrace.read(tmp_path / "none.npz")
-    with pytest.raises(FileError, match="Is a directory"):
+    with pytest.raises(FileError, match="is a folder without load files"):
         LoadTrace.read(tmp_path)
 
 

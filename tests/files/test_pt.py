@@ -49,8 +49,8 @@ def test_tensors_are_read(tmp_path, name):
 
 
 def test_old_format(tmp_path):
-    """Torch's format before 1.6 has no archive: recognised by its name, and loaded as safely."""
-    path = tmp_path / "load.pt"
+    """Torch's format before 1.6 has no archive: recognised by its first bytes, and loaded as safely."""
+    path = tmp_path / "load.dat"
     path.write_bytes(_pt(torch.tensor(LOAD), _use_new_zipfile_serialization=False))
     assert np.array_equal(LoadTrace.read(path).load, LOAD)
 
@@ -62,8 +62,10 @@ def test_old_format(tmp_path):
         (_pt("x"), "holds a str"),
         (_pt({"other": torch.ones(1, 1)}), "holds a dict"),
         (_pt(torch.ones(2, 2))[:-100], "is damaged (File is not a zip file)"),
-        (pickle.dumps(_Trap()), "cannot be loaded as plain tensors"),
-        (_pt(torch.ones(2, 2) * 1j), "load has dtype complex"),
+        (pickle.dumps(_Trap()), "is or holds a pickle"),
+        (_pt(torch.ones(2, 2) * 1j), "holds a tensor of torch.complex64: it must hold real numbers"),
+        (_pt(torch.ones(1).expand(10**6, 10**6)), "claims more than memory holds"),
+        (_pt(torch.sparse_coo_tensor(size=(10**6, 10**6), check_invariants=False)), "claims more than memory holds"),
     ],
 )
 def test_bad_files(tmp_path, content, found):

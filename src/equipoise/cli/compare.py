@@ -12,7 +12,7 @@ from equipoise.cli import options
 from equipoise.cli.chains import show_chains
 from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
 from equipoise.cli.redundancy import compare_redundancy
-from equipoise.cli.selecting import read_part, read_policy
+from equipoise.cli.selecting import Reading, read_part, read_policy
 from equipoise.cli.shaping import byte_size, counts, make_cluster, numbers
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
@@ -59,6 +59,10 @@ def compare(
         int | None, typer.Option(min=1, metavar="W", help="Pack every window of W steps, and score it on the next one too.")
     ] = None,
     last: options.Last = None,
+    file_format: options.FileFormat = "auto",
+    model: options.ModelOfLoad = None,
+    active: options.Active = None,
+    in_order: options.InOrder = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say where balance is lost: bounds, locality, packing, forecast, dispatch.")
     ] = False,
@@ -77,10 +81,16 @@ def compare(
     _refuse_mixed(context, slot_counts, explain)
     size = None if expert_bytes is None else byte_size("--expert-bytes", expert_bytes)
     names, noises = _names(packing), numbers("--noise", noise)
-    trace, part = read_part(load, window, last, quiet=silent)
+    reading = Reading.of(file_format, model, active, in_order)
+    trace, part = read_part(load, window, last, quiet=silent, reading=reading)
+    if window is not None:
+        trace.check_order("windows scored on the next one")
     if explain:
         cluster = make_cluster(ranks, slot_counts[0] if slot_counts else _default_slots(trace.num_experts, ranks), nodes)
-        policies = [read_policy(text, num_groups=groups, locality=locality) for text in policy or _policies(context, names)]
+        policies = [
+            read_policy(text, ranks, reading, num_groups=groups, locality=locality)
+            for text in policy or _policies(context, names)
+        ]
         show_chains(trace, cluster, policies, _names(level), dispatch, groups, locality, seed, json=json, quiet=quiet)
         return
     if window is None:

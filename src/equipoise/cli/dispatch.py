@@ -12,7 +12,7 @@ import typer
 from equipoise import metrics
 from equipoise.cli import options
 from equipoise.cli.output import out, percent, print_json, table, working
-from equipoise.cli.selecting import read_part
+from equipoise.cli.selecting import Reading, read_part
 from equipoise.cli.shaping import byte_size
 from equipoise.dispatching.batches import BatchPlan, MoveTime, plan_batch
 from equipoise.dispatching.splitting import Dispatch, checked_load
@@ -60,6 +60,10 @@ def dispatch(
         int | None, typer.Option(min=1, metavar="W", help="Take the last full window of W steps, counted from the first.")
     ] = None,
     last: options.Last = None,
+    file_format: options.FileFormat = "auto",
+    model: options.ModelOfLoad = None,
+    active: options.Active = None,
+    in_order: options.InOrder = False,
     out_file: Annotated[
         str | None, typer.Option("--out", metavar="FILE", help="Write shares, tokens, rank loads and their proof as .npz.")
     ] = None,
@@ -89,7 +93,8 @@ def dispatch(
             f"{_option(name)} without --spare-slots", "it says how these are filled", f"add them, or leave {_option(name)} out"
         )
     home = Placement.read(placement)
-    trace, part = read_part(load, window, last, quiet=quiet or json)
+    reading = Reading.of(file_format, model, active, in_order)
+    trace, part = read_part(load, window, last, quiet=quiet or json, reading=reading)
     if window is not None:
         trace, part = trace.last(1), f"the last of {part}"
     checked_load(trace, home)  # says what is wrong before seconds go into compiling

@@ -6,17 +6,27 @@ import numpy as np
 
 from equipoise.cli import options
 from equipoise.cli.output import out, percent, print_json, table, working
+from equipoise.cli.selecting import Reading
 from equipoise.inspection import TOP, Inspection, inspect_trace
-from equipoise.trace import LoadTrace
+from equipoise.models import find_model
+from equipoise.trace import LoadTrace, Origin
 
 _SHOWN = 5
 
 
-def inspect(load: options.Load, json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Show a load: its size, its skew, its hottest experts, and what seems wrong with it."""
+def inspect(
+    load: options.Load,
+    file_format: options.FileFormat = "auto",
+    model: options.ModelOfLoad = None,
+    active: options.Active = None,
+    in_order: options.InOrder = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show a load: what the file was taken for, its size, its skew, its hottest experts, and what seems wrong with it."""
     with working("reading", quiet=quiet or json):
-        trace = LoadTrace.read(load)
-    found = inspect_trace(trace)
+        trace = Reading.of(file_format, model, active, in_order).read(load)
+    found = inspect_trace(trace, None if model is None else find_model(model))
     if json:
         print_json(_as_json(trace, found))
     elif not quiet:
@@ -30,6 +40,10 @@ def show(trace: LoadTrace, found: Inspection) -> None:
         f"{float(found.tokens.sum()):,.10g} tokens",
         soft_wrap=True,
     )
+    if trace.origin is not None:
+        out.print(f"read as {trace.origin.format}", soft_wrap=True)
+        for remark in trace.origin.remarks:
+            out.print(f"remark: {remark}", soft_wrap=True)
     busy = np.flatnonzero(found.tokens > 0)
     if busy.size:
         ranked = busy[np.argsort(-found.max_over_mean[busy], kind="stable")]
@@ -58,7 +72,12 @@ def _layer_row(trace: LoadTrace, found: Inspection, layer: int) -> list[str]:
 
 
 def _as_json(trace: LoadTrace, found: Inspection) -> dict[str, object]:
+    origin = trace.origin or Origin("")
     return {
+        "format": origin.format,
+        "remarks": origin.remarks,
+        "is_in_order": trace.is_in_order,
+        "source_ranks": 0 if trace.source_load is None else trace.source_load.shape[1],
         "steps": trace.num_steps,
         "layers": trace.num_layers,
         "experts": trace.num_experts,

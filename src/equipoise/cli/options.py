@@ -6,7 +6,23 @@ from typing import Annotated
 
 import typer
 
-Load = Annotated[str, typer.Argument(metavar="LOAD", help="Load file (.npz, .npy, .csv, .json, .pt), or - for standard input.")]
+Load = Annotated[
+    str,
+    typer.Argument(metavar="LOAD", help="What an engine recorded (a file, or a folder of all ranks), or - for standard input."),
+]
+FileFormat = Annotated[
+    str, typer.Option("--format", metavar="NAME", help="Format of LOAD, where its content does not tell: sglang-stat, csv, ...")
+]
+ModelOfLoad = Annotated[
+    str | None, typer.Option("--model", metavar="NAME", help="Model that was recorded: deepseek-v3, qwen3-235b-a22b, ...")
+]
+Active = Annotated[
+    str | None,
+    typer.Option(metavar="PLACEMENT", help="Placement in use while LOAD was recorded, where it counts slots, not experts."),
+]
+InOrder = Annotated[
+    bool, typer.Option("--in-order", help="Take LOAD's steps to follow one another in time, where the file cannot tell.")
+]
 Ranks = Annotated[int, typer.Option(min=1, help="GPUs of the expert-parallel group.")]
 Slots = Annotated[int, typer.Option(min=1, help="Places for replicas over all ranks; what does not divide goes to the first.")]
 RanksOrAsBefore = Annotated[

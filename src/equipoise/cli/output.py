@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-out = Console(highlight=False)
+out = Console(highlight=False, markup=False)  # names of people's files may hold brackets
 err = Console(stderr=True, highlight=False)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Annotated, Any
 
@@ -11,6 +11,15 @@ import typer
 
 from equipoise import metrics
 from equipoise.cli import options
+from equipoise.cli.numbering import (
+    HiddenLayers,
+    LayerIds,
+    Model,
+    Numbering,
+    check_format,
+    read_numbering,
+    show_written,
+)
 from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
 from equipoise.cli.previous import (
     balance_before,
@@ -22,11 +31,18 @@ from equipoise.cli.previous import (
     summarise_curve,
     summarise_moves,
 )
-from equipoise.cli.selecting import read_part
+from equipoise.cli.selecting import Reading, read_part
 from equipoise.cli.shaping import change_cluster, make_cluster, whole_numbers
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
-from equipoise.files.placements import check_ending
+from equipoise.files.placements import (
+    FORMATS,
+    FoundPlacement,
+    check_ending,
+    check_writable,
+    how_to_load,
+    write_as,
+)
 from equipoise.forecasting.naming import make_forecaster
 from equipoise.placement import ABSENT, Placement
 from equipoise.planning.exact import check_solver
@@ -52,7 +68,8 @@ def plan(
     speeds: options.SpeedsOrAsBefore = None,
     down: options.DownOrAsBefore = None,
     previous: Annotated[
-        str | None, typer.Option(metavar="PLACEMENT", help="The placement in use (.json, .npz), to be improved with few moves.")
+        str | None,
+        typer.Option(metavar="PLACEMENT", help="The placement in use, of any program, to be improved with few moves."),
     ] = None,
     max_moves: Annotated[
         int | None, typer.Option(min=0, metavar="K", help="Replicas that may move in each layer; with --previous.")
@@ -84,6 +101,9 @@ def plan(
         int | None, typer.Option(min=1, metavar="W", help="Plan for the last full window of W steps, counted from the first.")
     ] = None,
     last: options.Last = None,
+    file_format: options.FileFormat = "auto",
+    active: options.Active = None,
+    in_order: options.InOrder = False,
     forecast: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Plan for what past steps (or windows) say of the next: last, mean:8, auto, ..."),
@@ -94,8 +114,15 @@ def plan(
     seed: options.Seed = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads over layers; the plan does not depend on it.")] = 1,
     out_file: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="Write the placement, .json or .npz by its name.")
+        str | None, typer.Option("--out", metavar="FILE", help="Write the placement: .json or .npz, or what --for says.")
     ] = None,
+    for_engine: Annotated[
+        str | None,
+        typer.Option("--for", metavar="FORMAT", help=f"What is to load --out: {', '.join(FORMATS)}. Default: json, our own."),
+    ] = None,
+    model: Model = None,
+    hidden_layers: HiddenLayers = None,
+    layer_ids: LayerIds = "",
     prove: Annotated[
         bool,
         typer.Option("--prove", help="Prove or improve layers with an exact solver (extra exact); may not repeat."),
@@ -113,7 +140,11 @@ def plan(
     own where they are not given. Example: equipoise plan load.npz --previous placement.json --max-moves 8 --out next.json
     """
     if out_file is not None:
-        check_ending(out_file)
+        check_format("--for", for_engine)
+        check_ending(out_file, for_engine or "json")
+    elif for_engine is not None:
+        raise ArgumentError(f"--for {for_engine} without --out", "it says how the placement is written", "add --out FILE")
+    numbering = read_numbering(model, hidden_layers, layer_ids)
     constraints = read_constraints(home_share, min_replicas, hottest, spread)
     moving: dict[str, Any] = {"--max-moves": max_moves, "--move-total": move_total, "--move-bytes": move_bytes}
     moving |= {"--expert-bytes": expert_bytes, "--gain-per-move": gain_per_move}
@@ -126,9 +157,10 @@ def plan(
         check_solver()
     elif prove_layers:
         raise ArgumentError("--prove-layers without --prove", "it says which layers to prove", "add --prove")
-    in_use = None if previous is None else Placement.read(previous)
+    reading = Reading(file_format, numbering.num_experts, numbering.layer_ids, active, in_order)
+    in_use = None if previous is None else reading.placement(previous, ranks)
     cluster = _cluster(in_use, ranks, slots, nodes, speeds, down)
-    trace, part = read_part(load, window, last, quiet=quiet or json)
+    trace, part = read_part(load, window, last, quiet=quiet or json, reading=reading)
     if forecast is not None:
         make_forecaster(forecast)
         part = f"the forecast {forecast} from {part}"
@@ -137,6 +169,7 @@ def plan(
     make_problem(trace, cluster, groups, locality)  # says what is wrong before seconds go into compiling
     if in_use is not None:
         in_use.fitting_load(trace)
+    to_write = None if out_file is None else _to_write(for_engine or "json", numbering, trace, cluster)
     with working("compiling, once a machine", quiet=quiet or json):
         warm_up(everything=False, dispatch=dispatch, goes_on=in_use is not None or asks_for_replicas)
     how: dict[str, Any] = {"num_groups": groups, "locality": locality, "effort": effort, "dispatch": dispatch}
@@ -164,10 +197,13 @@ def plan(
         if curve:
             found = trade_off(result.load, cluster, in_use, constraints=constraints, **how)
             summary["curve"] = summarise_curve(trace, found)
-    if out_file is not None:
+    if out_file is not None and to_write is not None:
         known = {key: summary[key] for key in ("balancedness", "bound", "gap", "locality", "is_reproducible")}
-        result.placement.write(out_file, layer_ids=list(trace.layer_ids), plan=known)
+        written = replace(to_write, expert_of_slot=result.placement.expert_of_slot, plan=known)
+        write_as(out_file, for_engine or "json", written)
         summary["out"] = out_file
+        if for_engine is not None:
+            summary["load_with"] = how_to_load(out_file, for_engine, written)
     if json:
         print_json(summary)
     elif not quiet:
@@ -177,8 +213,7 @@ def plan(
         if found is not None:
             show_curve(found)
         _show_proofs(proofs)
-        if "out" in summary:
-            out.print(f"placement written to {summary['out']}", soft_wrap=True)
+        show_written(summary)
 
 
 def _proven(result: Plan, layers: list[int], seconds: float, *, quiet: bool) -> tuple[Plan, tuple[LayerProof, ...]]:
@@ -210,14 +245,21 @@ def _cluster(
     return make_cluster(ranks, slots, nodes or 1, speeds or "", down or "")
 
 
-def _in_id_order(result: Plan) -> Placement:
+def _to_write(name: str, numbering: Numbering, trace: LoadTrace, cluster: Cluster) -> FoundPlacement:
+    """Return what will be written, but for the plan; refuse what the format cannot hold before seconds go into planning."""
+    numbers = numbering.merged(trace.layer_ids, trace.num_experts)
+    layer_ids = numbers.layer_ids or (trace.layer_ids if name == "json" else ())
+    found = _in_id_order(cluster, trace.num_layers, trace.num_experts).as_found(layer_ids, numbers.hidden_layers)
+    check_writable(name, found)
+    return found
+
+
+def _in_id_order(cluster: Cluster, num_layers: int, num_experts: int) -> Placement:
     """Return what engines start from: slot s holds expert s, and the spare slots experts 0, 1, 2, ... once more."""
-    placement = result.placement
-    cluster = placement.cluster
     up = np.asarray(cluster.alive)[cluster.rank_of_slot]
     experts = np.full(cluster.num_slots, ABSENT)
-    experts[up] = np.arange(up.sum()) % placement.num_experts
-    return Placement(np.tile(experts, (placement.num_layers, 1)), cluster, placement.num_experts)
+    experts[up] = np.arange(up.sum()) % num_experts
+    return Placement(np.tile(experts, (num_layers, 1)), cluster, num_experts)
 
 
 def _summary(
@@ -227,7 +269,8 @@ def _summary(
     bound = float(result.bound.sum())
     before = float("nan"), float("nan")
     if result.num_loads == 1:
-        before = balance_before(result, _in_id_order(result) if in_use is None else in_use)
+        start = in_use or _in_id_order(cluster, placement.num_layers, placement.num_experts)
+        before = balance_before(result, start)
     return {
         "balancedness": result.balancedness,
         "balancedness_before": before[0],

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from equipoise.checks import check_choice
 from equipoise.cli import options
 from equipoise.cli.output import out, print_json, table, working
 from equipoise.cli.previous import show_lost
@@ -18,10 +17,11 @@ from equipoise.cli.shaping import byte_size, whole_numbers
 from equipoise.errors import ArgumentError, FileError
 from equipoise.files.atomic import whole_file
 from equipoise.migrating.checking import check_schedule
-from equipoise.migrating.links import EXPERT_SHAPES, LINKS, Links
+from equipoise.migrating.links import LINKS, Links
 from equipoise.migrating.schedules import MODES, MoveSchedule
 from equipoise.migrating.scheduling import schedule_moves
 from equipoise.migrating.warming import warm_up
+from equipoise.models import MODELS, find_model
 from equipoise.placement import Placement
 
 _LINK = "h100"
@@ -48,7 +48,7 @@ def schedule(
     ] = "",
     expert_bytes: options.ExpertBytes = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"Whose experts move, for their size: {', '.join(EXPERT_SHAPES)}.")
+        str | None, typer.Option(metavar="NAME", help=f"Whose experts move, for their size: {', '.join(MODELS)}.")
     ] = None,
     link: Annotated[
         str | None,
@@ -102,8 +102,7 @@ def _expert_bytes(text: str | None, model: str | None) -> float | None:
     if text is not None and model is not None:
         raise ArgumentError(f"--expert-bytes {text} and --model {model}", "both say the size of an expert", "give one of them")
     if model is not None:
-        check_choice("--model", model, tuple(EXPERT_SHAPES))
-        return EXPERT_SHAPES[model].expert_bytes
+        return find_model(model).expert_bytes
     return None if text is None else byte_size("--expert-bytes", text)
 
 

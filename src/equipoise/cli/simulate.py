@@ -13,7 +13,7 @@ from rich.table import Table
 
 from equipoise.cli import options
 from equipoise.cli.output import out, print_json, progress_bar, working
-from equipoise.cli.selecting import read_policy
+from equipoise.cli.selecting import AS_IT_IS, Reading, read_policy
 from equipoise.cli.shaping import byte_size, counts, make_cluster
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError, FileError
@@ -35,6 +35,10 @@ def simulate(
     policy: options.Policies = None,
     every: Annotated[str, typer.Option(metavar="W,...", help="Windows between plans, or once; several are tried.")] = "1",
     window: Annotated[int, typer.Option(min=1, metavar="W", help="Steps to add up for a window.")] = 1,
+    file_format: options.FileFormat = "auto",
+    model: options.ModelOfLoad = None,
+    active: options.Active = None,
+    in_order: options.InOrder = False,
     nodes: options.Nodes = 1,
     groups: options.Groups = 1,
     locality: Annotated[str, typer.Option(help="none or strict (a group stays on one node).")] = "none",
@@ -64,33 +68,41 @@ def simulate(
     if len(set(loads)) < len(loads):
         raise ArgumentError(f"traces are {', '.join(loads)}", "each is replayed once", "name each once")
     outs = _outs(loads, out_file)
+    reading = Reading.of(file_format, model, active, in_order)
     cluster = make_cluster(ranks, slot_counts[0], nodes, speeds, down)
-    model = _time_model(time_model, expert_bytes, link)
+    timing = _time_model(time_model, expert_bytes, link)
     defaults = {"num_groups": groups, "locality": locality, "every": intervals[0] if len(intervals) == 1 else 1}
-    policies = [read_policy(text, **defaults) for text in policy or ["last", "auto"]]
-    how = {"dispatch": dispatch, "time_model": model, "batches_per_window": batches or window, "seed": seed}
+    policies = [read_policy(text, ranks, reading, **defaults) for text in policy or ["last", "auto"]]
+    how = {"dispatch": dispatch, "time_model": timing, "batches_per_window": batches or window, "seed": seed}
     with working("compiling, once a machine", quiet=silent):
         warm_up()
     if len(loads) == len(slot_counts) == len(intervals) == jobs == 1 and folder is None:
-        found = {loads[0]: _replay(loads[0], cluster, policies, window, how, silent)}
+        found = {loads[0]: _replay(_to_replay(loads[0], reading), cluster, policies, window, how, silent)}
     else:
         spread = {"slots": slot_counts if len(slot_counts) > 1 else [], "every": intervals if len(intervals) > 1 else []}
-        found = _sweep(loads, cluster, policies, {**how, **spread, "window": window, "folder": folder, "jobs": jobs}, silent)
+        traces = {load: _to_replay(load, reading) for load in loads}
+        found = _sweep(traces, cluster, policies, {**how, **spread, "window": window, "folder": folder, "jobs": jobs}, silent)
     for simulation, name in zip(found.values(), outs, strict=False):
         simulation.write(name)
     if json:
-        setting = {"ranks": ranks, "dispatch": dispatch, "time_model": model.name, "out": outs}
+        setting = {"ranks": ranks, "dispatch": dispatch, "time_model": timing.name, "out": outs}
         print_json({**setting, "traces": [{"trace": load, **as_json(simulation)} for load, simulation in found.items()]})
     elif not quiet:
         for load, simulation in found.items():
-            _show(load, simulation, model)
+            _show(load, simulation, timing)
         if outs:
             out.print(f"written to {', '.join(outs)}", soft_wrap=True)
     _refuse_all_stopped(found)
 
 
+def _to_replay(load: str, reading: Reading) -> str | LoadTrace:
+    """Return the path of a file as it is, to be read step by step; whatever else needs reading as a trace."""
+    is_plain = reading == AS_IT_IS and load != "-" and not Path(load).is_dir()
+    return load if is_plain else reading.read_fitting(load)
+
+
 def _replay(
-    load: str, cluster: Cluster, policies: Sequence[Policy], window: int, how: dict[str, Any], silent: bool
+    load: str | LoadTrace, cluster: Cluster, policies: Sequence[Policy], window: int, how: dict[str, Any], silent: bool
 ) -> Simulation:
     """Replay one trace under all policies side by side, with a bar that counts windows."""
     with working("reading", quiet=silent):
@@ -100,14 +112,13 @@ def _replay(
 
 
 def _sweep(
-    loads: list[str], cluster: Cluster, policies: list[Policy], how: dict[str, Any], silent: bool
+    traces: dict[str, str | LoadTrace], cluster: Cluster, policies: list[Policy], how: dict[str, Any], silent: bool
 ) -> dict[str, Simulation]:
     """Run every combination as a job of its own, with a bar that counts jobs; then put each trace's side by side."""
-    total = len(loads) * len(policies) * max(1, len(how["slots"])) * max(1, len(how["every"]))
-    traces = {load: LoadTrace.read(load) if load == "-" else load for load in loads}
+    total = len(traces) * len(policies) * max(1, len(how["slots"])) * max(1, len(how["every"]))
     with progress_bar("simulating", total, quiet=silent) as advance:
         cells = sweep(traces, cluster, policies, **how, progress=advance)
-    return {load: _side_by_side([cell.found for cell in cells if cell.trace == load]) for load in loads}
+    return {load: _side_by_side([cell.found for cell in cells if cell.trace == load]) for load in traces}
 
 
 def _side_by_side(simulations: list[Simulation]) -> Simulation:

@@ -8,8 +8,9 @@ from equipoise.budget import MoveBudget
 from equipoise.checks import check_choice, check_integer, check_number
 from equipoise.constraints import Constraints
 from equipoise.errors import ArgumentError
-from equipoise.migrating.links import EXPERT_SHAPES, LINKS, Links
+from equipoise.migrating.links import LINKS, Links
 from equipoise.migrating.schedules import MODES
+from equipoise.models import MODELS
 from equipoise.planning.efforts import EFFORTS
 from equipoise.planning.planner import DISPATCHES
 
@@ -77,7 +78,7 @@ class ControlSettings:
 
     windows_per_interval: float = 1000.0
     seconds_per_token: float = 89e-9
-    expert_bytes: float = EXPERT_SHAPES["deepseek-v3"].expert_bytes
+    expert_bytes: float = MODELS["deepseek-v3"].expert_bytes
     links: Links = LINKS["h100"]
     stall: float = 1.0
     budget: MoveBudget = field(default_factory=lambda: MoveBudget(gain_per_move=0.001))

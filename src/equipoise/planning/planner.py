@@ -193,6 +193,8 @@ def plan(
     trace = load if isinstance(load, LoadTrace) else LoadTrace(load)  # type: ignore[arg-type]
     problem = make_problem(trace, cluster, num_groups, locality, TOKENS if cost is None else cost)
     home_share = _checked_home_share(problem, constraints)
+    if forecast is not None:
+        trace.check_order(f"the forecast {forecast}")
     expected = problem.load if forecast is None else forecast_load(trace, problem, forecast)
     num_loads = len(expected) if expected.ndim == 3 else 1
     moves, unconstrained = np.zeros(problem.num_layers, np.int64), np.nan

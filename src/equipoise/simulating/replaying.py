@@ -91,7 +91,7 @@ def simulate(
     ------
     ArgumentError
         On bad settings, two policies of one name, a fixed placement of another model, fewer than two windows, windows of
-        different shapes, or a trace too short for a policy's interval.
+        different shapes or not known to be in order, or a trace too short for a policy's interval.
 
     Examples
     --------
@@ -307,6 +307,7 @@ def _is_same(one: Placement, other: Placement) -> bool:
 def _checked(trace: Windows) -> Iterator[Floats]:
     """Yield windows as read-only float64 arrays, one at a time; all must have the first one's shape."""
     if isinstance(trace, LoadTrace | LoadStream):
+        trace.check_order("a simulation")
         for window in trace.load if isinstance(trace, LoadTrace) else trace:
             yield _own(window)
         return

@@ -42,8 +42,11 @@ class Hints:
         The model's numbers of its MoE layers, for formats that hold rows for dense layers too.
     active : FoundPlacement, optional
         The placement in use while the load was recorded, for formats that count slots.
+    is_in_order : bool, optional
+        Whether steps follow one another in time, for formats that cannot tell; None where it is not known.
     """
 
     num_experts: int | None = None
     layer_ids: tuple[int, ...] = ()
     active: FoundPlacement | None = None
+    is_in_order: bool | None = None

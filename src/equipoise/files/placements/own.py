@@ -1,19 +1,22 @@
-"""Our own placement files: versioned JSON for people and tools, ``.npz`` for size."""
+"""Our own placement files: versioned JSON for people and tools, ``.npz`` for size. They hold any placement."""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
-from os import PathLike
-from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from equipoise.errors import FileError, unreadable
-from equipoise.files.atomic import whole_file
+from equipoise.errors import ArgumentError
+from equipoise.files.placements.content import Content, shown
+from equipoise.files.placements.format import Format, rows_of_text
+from equipoise.files.placements.found import FoundCluster, FoundPlacement
+
+NAME = "json"
+_HEADER, _PLACED = "header", "expert_of_slot"
+_MOST_EXPERTS = 2**20
 
 
 class PlacementFile(BaseModel):
@@ -39,87 +42,107 @@ class PlacementFile(BaseModel):
     expert_of_slot: list[list[int]]
 
 
-def write_placement(
-    path: str | PathLike[str],
-    expert_of_slot: npt.NDArray[np.int64],
-    *,
-    slots_per_rank: int | Sequence[int],
-    **fields: Any,
-) -> None:
-    """Write a placement file atomically, ``.json`` or ``.npz`` by its name.
-
-    Raises
-    ------
-    FileError
-        On another ending, or when the folder cannot be written.
-    """
-    ending = check_ending(path)
-    slots = slots_per_rank if isinstance(slots_per_rank, int) else list(slots_per_rank)
-    lists: dict[str, Any] = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-    content = PlacementFile(expert_of_slot=expert_of_slot.tolist(), slots_per_rank=slots, **lists)
-    with whole_file(path) as file:
-        if ending == ".json":
-            file.write((_json_text(content) + "\n").encode())
-        else:
-            _write_npz(file, content)
+def _recognises(content: Content) -> bool:
+    return f"{_PLACED}.npy" in content.members or bool(content.keys & {"format", _PLACED})
 
 
-def check_ending(path: str | PathLike[str]) -> str:
-    """Return ``.json`` or ``.npz``; refuse any other ending before work is done in vain."""
-    ending = Path(path).suffix.lower()
-    if ending not in (".json", ".npz"):
-        raise FileError(f"{path} ends in {ending or 'nothing'}", "a placement is written as .json or .npz", "name it so")
-    return ending
-
-
-def read_placement(path: str | PathLike[str]) -> PlacementFile:
-    """Read a placement file of either kind.
-
-    Raises
-    ------
-    FileError
-        When it cannot be read, is no placement file, or is of a version this equipoise does not know.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            is_zip = file.read(2) == b"PK"
-            file.seek(0)
-            content = _read_npz(file) if is_zip else json.load(file)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except Exception as error:  # zipfile, zlib, numpy and json raise a dozen kinds on damaged files
-        raise _not_a_placement(path, str(error)) from error
-    try:
-        return PlacementFile.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise _not_a_placement(path, f"{place}: {first['msg']}") from error
-
-
-def _not_a_placement(path: str | PathLike[str], cause: str) -> FileError:
-    return FileError(
-        f"{path} is not a placement file ({cause})",
-        "it needs format equipoise-placement, version 1, as written by equipoise plan --out",
-        "write it again",
+def _read(content: Content) -> FoundPlacement:
+    file = _validated(content)
+    placed = content.rows(file.expert_of_slot, _PLACED)
+    _check_sizes(content, file, placed.shape[1])
+    layer_ids = tuple(file.layer_ids)
+    if layer_ids and (len(layer_ids) != len(placed) or len(set(layer_ids)) != len(layer_ids)):
+        raise content.foreign(f"layer_ids names {len(set(layer_ids))} layers, {_PLACED} has {len(placed)}")
+    return FoundPlacement(
+        placed,
+        () if layer_ids == tuple(range(len(placed))) else layer_ids,  # positions: what is written where numbers are not known
+        file.num_ranks,
+        file.num_experts,
+        cluster=FoundCluster(
+            file.num_ranks, file.slots_per_rank, file.num_nodes, file.node_of_rank, file.rank_speeds, file.alive
+        ),
+        plan=file.plan,
     )
 
 
-def _json_text(content: PlacementFile) -> str:
+def _validated(content: Content) -> PlacementFile:
+    try:
+        return PlacementFile.model_validate(_read_npz(content) if content.is_zip else content.single)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise content.foreign(f"{place}: {first['msg']}") from error
+
+
+def _check_sizes(content: Content, file: PlacementFile, num_slots: int) -> None:
+    """Refuse numbers that would take memory beyond what the file holds."""
+    for name, value, most in (
+        ("num_ranks", file.num_ranks, num_slots),
+        ("num_nodes", file.num_nodes, file.num_ranks),
+        ("num_experts", file.num_experts, _MOST_EXPERTS),
+    ):
+        if not 1 <= value <= most:
+            raise content.foreign(f"{name} is {shown(value)}, not 1..{most}")
+
+
+def _read_npz(content: Content) -> dict[str, Any]:
+    header, placed = content.arrays(_HEADER, _PLACED)
+    with content.damage_named():
+        fields: dict[str, Any] = json.loads(str(header))
+        return {**fields, _PLACED: placed.tolist()}
+
+
+def _encode(found: FoundPlacement, ending: str) -> bytes:
+    """Write the cluster as found, or equal ranks where only their number is known."""
+    content = _file_of(found)
+    if ending == ".json":
+        return (_json_text(content, found) + "\n").encode()
+    file = io.BytesIO()
+    header = content.model_dump_json(exclude={_PLACED})
+    np.savez_compressed(file, **{_HEADER: np.asarray(header), _PLACED: found.expert_of_slot})  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _file_of(found: FoundPlacement) -> PlacementFile:
+    cluster = _cluster_of(found)
+    slots = cluster.slots_per_rank
+    return PlacementFile(
+        num_experts=found.experts_known,
+        num_ranks=cluster.num_ranks,
+        slots_per_rank=slots if isinstance(slots, int) else list(slots),
+        num_nodes=cluster.num_nodes,
+        node_of_rank=list(cluster.node_of_rank),
+        rank_speeds=list(cluster.rank_speeds),
+        alive=list(cluster.alive),
+        layer_ids=list(found.layer_ids),
+        plan=dict(found.plan),
+        expert_of_slot=[],
+    )
+
+
+def _cluster_of(found: FoundPlacement) -> FoundCluster:
+    if found.cluster is not None:
+        return found.cluster
+    if found.num_ranks is None:
+        raise ArgumentError("the number of ranks is not known", "our own format holds the ranks", "give --ranks")
+    if found.num_slots % found.num_ranks:
+        raise ArgumentError(
+            f"{found.num_slots} slots on {found.num_ranks} ranks",
+            "slots must be divisible by ranks",
+            "give the ranks it is for",
+        )
+    return FoundCluster(found.num_ranks, found.num_slots // found.num_ranks)
+
+
+def _json_text(content: PlacementFile, found: FoundPlacement) -> str:
     """One key and one layer a line: files that people can read and compare."""
-    fields = content.model_dump(exclude={"expert_of_slot"})
+    fields = content.model_dump(exclude={_PLACED})
     head = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
-    rows = ",\n".join(f"    {json.dumps(row)}" for row in content.expert_of_slot)
-    return f'{{\n{head},\n  "expert_of_slot": [\n{rows}\n  ]\n}}'
+    return f'{{\n{head},\n  "{_PLACED}": [\n{rows_of_text(found.expert_of_slot, "    ")}\n  ]\n}}'
 
 
-def _write_npz(file: BinaryIO, content: PlacementFile) -> None:
-    header = content.model_dump_json(exclude={"expert_of_slot"})
-    np.savez_compressed(file, header=np.asarray(header), expert_of_slot=np.asarray(content.expert_of_slot, np.int64))
+def _loading(path: str, found: FoundPlacement) -> str:
+    return f"equipoise.Placement.read({path!r}), or --previous {path}"
 
 
-def _read_npz(file: BinaryIO) -> dict[str, Any]:
-    with np.load(file, allow_pickle=False) as archive:
-        content: dict[str, Any] = json.loads(str(archive["header"]))
-        content["expert_of_slot"] = archive["expert_of_slot"].tolist()
-    return content
+FORMAT = Format(NAME, (".json", ".npz"), _recognises, _read, _encode, _loading)

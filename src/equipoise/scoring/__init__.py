@@ -1,0 +1,1 @@
+"""A fair judge for planners: run them, check them, score them."""
