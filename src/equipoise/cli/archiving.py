@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +14,10 @@ from equipoise.scoring.archive import Archive, Entry, Problem, Scoring
 from equipoise.scoring.judging import ProgramScore
 from equipoise.scoring.programs import Program, find_program
 from equipoise.scoring.proposals import Proposal, apply_proposal, read_proposal
-from equipoise.scoring.protocols import PROTOCOLS
+from equipoise.scoring.protocols import PROTOCOLS, PublicScore
 from equipoise.scoring.replayed import difference
 from equipoise.scoring.setups import Setup
+from equipoise.scoring.verdicts import one_line
 from equipoise.trace import LoadTrace
 
 _SHOWN = 6
@@ -45,7 +47,7 @@ class Patch:
         self.proposal: Proposal
         self.proposal, self.text = read_proposal(path)
         after = apply_proposal(self.proposal, self.before.text, programs[0])
-        self.after = Program(f"{self.before.name} + {self.proposal.name}", after)
+        self.after = Program(f"{Path(self.before.name).name} + {self.proposal.name}", after)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the proposal is, and the ids of both programs."""
@@ -60,18 +62,20 @@ class Patch:
     def show(self, found: Sequence[ProgramScore], protocols: Sequence[str]) -> None:
         """Print both programs' scores side by side."""
         before, after = found
-        rows = [[name, *_side_by_side(before.scores[name], after.scores[name])] for name in protocols]
+        rows = [[name, *_side_by_side(before, after, name)] for name in protocols]
         columns = ["protocol", "score before", "score after", "change", "change of balance, paired"]
         table(f"What {self.proposal.name} changes", columns, rows)
 
 
-def archived(found: Sequence[ProgramScore], windows: LoadTrace, setup: Setup, patch: Patch | None) -> list[Scoring]:
-    """Return what the archive keeps of scored programs."""
+def archived(
+    found: Sequence[ProgramScore], names: Mapping[str, str], windows: LoadTrace, setup: Setup, patch: Patch | None
+) -> list[Scoring]:
+    """Return what the archive keeps of scored programs, by the names that tables give them."""
     problem = Problem.of(windows, asdict(setup))
     scorings = []
     for score in found:
         held = score.as_dict()
-        origin: dict[str, Any] = {"name": score.program.name if score.program.is_builtin else Path(score.program.name).name}
+        origin: dict[str, Any] = {"name": names[score.program.name]}
         if patch is not None and score.program == patch.after:
             proposal = patch.proposal
             origin = {
@@ -114,13 +118,14 @@ def _show_program(archive: Archive, start_of_id: str, *, json: bool) -> None:
         return
     out.print(f"program {whole}", soft_wrap=True)
     for entry in {(entry.parent, entry.proposal): entry for entry in own if entry.parent}.values():
-        out.print(f"proposed as {entry.name}, a change to {_short(entry.parent)}: {entry.description}", soft_wrap=True)
-        out.print(str(entry.proposal).rstrip(), soft_wrap=True)
+        what = f"proposed as {entry.name}, a change to {_short(entry.parent)}: {entry.description}"
+        out.print(_lines(what), soft_wrap=True)
+        out.print(_lines(str(entry.proposal).rstrip()), soft_wrap=True)
     for title, listed in (("its scores, the newest last", own), ("what was made of it", children)):
         if listed:
             _show_entries(title, listed)
     out.print("the program:", style="bold")
-    out.print(text.rstrip(), soft_wrap=True)
+    out.print(_lines(text.rstrip()), soft_wrap=True)
 
 
 def _show_best(archive: Archive, protocol: str | None, *, json: bool) -> None:
@@ -137,7 +142,7 @@ def _show_best(archive: Archive, protocol: str | None, *, json: bool) -> None:
     problems = {one.entry.problem.fingerprint: str(one.entry.problem) for one in found}
     for fingerprint, problem in problems.items():
         rows = [
-            [one.protocol, f"{one.score:.4f}", f"{one.out_of}", _short(one.entry.id), one.entry.name]
+            [one.protocol, f"{one.score:.4f}", f"{one.out_of}", _short(one.entry.id), one_line(one.entry.name)]
             for one in found
             if one.entry.problem.fingerprint == fingerprint
         ]
@@ -165,7 +170,7 @@ def _show_entries(title: str, entries: Sequence[Entry]) -> None:
         out.print(f"on {number}: {described[fingerprint]}", soft_wrap=True)
     for entry in entries:
         if not entry.is_accepted:
-            out.print(f"{_short(entry.id)} was refused: {_verdict(entry.verdict)}", soft_wrap=True)
+            out.print(f"{_short(entry.id)} was refused: {one_line(_verdict(entry.verdict), 2000)}", soft_wrap=True)
 
 
 def _fingerprint(entry: Entry) -> str:
@@ -178,7 +183,13 @@ def _figure(entry: Entry, protocol: str) -> str:
 
 
 def _cut(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+    shown = one_line(name)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
+
+
+def _lines(text: str) -> str:
+    """Return lines with what is not printable escaped, but for tabs."""
+    return "\n".join("\t".join(one_line(part, 10 * len(part)) for part in line.split("\t")) for line in text.splitlines())
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
@@ -193,9 +204,22 @@ def _as_plain(value: Any) -> Any:
     return [entry.as_dict() for entry in value] if isinstance(value, list) else value
 
 
-def _side_by_side(before: Any, after: Any) -> list[str]:
-    if before is None or after is None:
-        return [*("-" if one is None else f"{one.score:.4f}" for one in (before, after)), "-", "-"]
-    found = difference(after.per_pair, before.per_pair)
-    paired = f"{found.mean:+.4f} ± {(found.high - found.low) / 2:.4f}"
-    return [f"{before.score:.4f}", f"{after.score:.4f}", f"{after.score - before.score:+.4f}", paired]
+def score_shown(score: ProgramScore, protocol: str) -> str:
+    """Return a score for people: a dash where there is none, or the program never answered."""
+    made = score.scores[protocol]
+    return "-" if made is None or not score.run.answers else f"{made.score:.4f}"
+
+
+def change_shown(mean: float, low: float, high: float) -> str:
+    """Return a mean difference with its interval for people: a dash where there are too few pairs for one."""
+    return "-" if math.isnan(high - low) else f"{mean:+.4f} ± {(high - low) / 2:.4f}"
+
+
+def _side_by_side(before: ProgramScore, after: ProgramScore, protocol: str) -> list[str]:
+    """Return scores, and their change where the protocol refuses neither."""
+    shown = [score_shown(score, protocol) for score in (before, after)]
+    one, other = before.scores[protocol], after.scores[protocol]
+    if one is None or other is None or any(isinstance(made, PublicScore) and made.rejected for made in (one, other)):
+        return [*shown, "-", "-"]
+    found = difference(other.per_pair, one.per_pair)
+    return [*shown, f"{other.score - one.score:+.4f}", change_shown(found.mean, found.low, found.high)]
