@@ -66,7 +66,7 @@ def _vllm(folder):
     (folder / "routed").mkdir()
     picks = np.random.default_rng(3).permuted(np.tile(np.arange(EXPERTS), (5, len(MOE), 1)), axis=2)[..., :8]
     for name in ("first", "second"):
-        (folder / "routed" / f"{name}.npz").write_bytes(npz(routed_experts=picks.astype(np.int16)))
+        (folder / "routed" / f"{name}.npz").write_bytes(npz(routed_experts=_all_layers(picks).astype(np.int16)))
 
 
 def _tensorrt_llm(folder):
@@ -112,7 +112,7 @@ FILES = {
     "deepseek": _deepseek,
 }
 NEED_TORCH = ("sglang", "vllm-ascend")
-REFUSED = "equipoise check --engine vllm-ascend --experts 64 --ep 8 --redundant 8 --option DYNAMIC_EPLB=false"
+REFUSED = "equipoise check --engine vllm-ascend --experts 64 --ranks 8 --redundant 8 --option DYNAMIC_EPLB=false"
 
 
 def test_every_page_is_run():

@@ -61,15 +61,16 @@ def inspect_trace(trace: LoadTrace, model: Model | None = None) -> Inspection:
 
 
 def _findings(trace: LoadTrace, load: npt.NDArray[Any], model: Model | None) -> Iterator[str]:
-    tokens = load.sum(axis=1)
-    yield from _about_layers(tokens)
+    yield from _about_layers(load.sum(axis=1), np.array(trace.layer_ids))
     if trace.load.dtype.kind == "f" and (trace.load != np.floor(trace.load)).any():
         yield "values are not whole numbers: these are no token counts but a forecast, a mean or a share"
     yield from _about_steps(trace)
     yield from _about_experts(load, model)
+    if (slots := slots_taken_for_experts(trace)) is not None:
+        yield slots
     if model is not None:
         yield from _about_picks(trace, model)
-    if could_be_picks(trace.load):
+    if (trace.origin is None or trace.origin.format in _PLAIN) and could_be_picks(trace.load):
         yield (
             "all values of each row are distinct and small: this may be a trace of the experts that tokens picked, "
             "[tokens, layers, picks]; if so, read it with --format routed-experts"
@@ -78,15 +79,29 @@ def _findings(trace: LoadTrace, load: npt.NDArray[Any], model: Model | None) -> 
         yield "steps may not follow one another in time: forecasts and simulations need --in-order, if you know that they do"
 
 
-def _about_layers(tokens: npt.NDArray[Any]) -> Iterator[str]:
+def slots_taken_for_experts(trace: LoadTrace) -> str | None:
+    """Say so where the file's format counts slots and no model known has as many experts; else None."""
+    is_known = trace.num_experts in {model.num_experts for model in MODELS.values()}
+    if trace.origin is None or not trace.origin.may_be_slots or is_known:
+        return None
+    return (
+        f"{trace.num_experts} columns, as many experts as no known model has, and {trace.origin.format} counts slots: "
+        "slots may be taken for experts; give --model, and the placement in use as --active"
+    )
+
+
+_PLAIN = ("npz", "npy", "pt", "json")
+
+
+def _about_layers(tokens: npt.NDArray[Any], layer_ids: npt.NDArray[Any]) -> Iterator[str]:
     busy = np.flatnonzero(tokens > 0)
     if busy.size < tokens.size:
-        yield f"no load at all in {_listed('layer', np.flatnonzero(tokens == 0))}"
+        yield f"no load at all in {_listed('layer', layer_ids[tokens == 0])}"
     if busy.size and not np.allclose(tokens[busy], tokens[busy][0], rtol=1e-9):
         usual = np.median(tokens[busy])
         odd = busy[~np.isclose(tokens[busy], usual, rtol=1e-9)]
         yield (
-            f"layers have unequal totals: {_listed('layer', odd)} not {usual:,.10g} tokens, the median; "
+            f"layers have unequal totals: {_listed('layer', layer_ids[odd])} not {usual:,.10g} tokens, the median; "
             "every token passes every MoE layer, so counts may be missing, sampled or padded"
         )
 
@@ -176,13 +191,14 @@ def _about_picks(trace: LoadTrace, model: Model) -> Iterator[str]:
     for step in trace.load:
         uneven |= step.sum(axis=1, dtype=np.int64) % model.top_k != 0
     if uneven.any():
+        layers = _listed("layer", np.array(trace.layer_ids)[uneven])
         yield (
-            f"tokens of {_listed('layer', np.flatnonzero(uneven))} are no multiple of {model.top_k} in each step, the experts "
+            f"tokens of {layers} are no multiple of {model.top_k} in each step, the experts "
             f"that a token of {model.name} picks: another model, or counts that are sampled, or lack or add an expert"
         )
 
 
-def _listed(what: str, positions: npt.NDArray[Any]) -> str:
-    shown = ", ".join(str(int(p)) for p in positions[:_NAMED])
-    more = f" and {positions.size - _NAMED} more" if positions.size > _NAMED else ""
-    return f"{what}{'s' if positions.size > 1 else ''} {shown}{more}"
+def _listed(what: str, numbers: npt.NDArray[Any]) -> str:
+    shown = ", ".join(str(int(n)) for n in numbers[:_NAMED])
+    more = f" and {numbers.size - _NAMED} more" if numbers.size > _NAMED else ""
+    return f"{what}{'s' if numbers.size > 1 else ''} {shown}{more}"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
-from equipoise.checks import check_integer, check_number
+from equipoise.checks import check_integer, check_number, suggestion
 from equipoise.errors import ArgumentError
 
 
@@ -111,11 +110,10 @@ def find_model(name: str) -> Model:
     key = name.rpartition("/")[2].lower()
     if key in MODELS:
         return MODELS[key]
-    near = get_close_matches(key, MODELS, n=3)
     raise ArgumentError(
         f"model is {name!r}",
         f"it must be one of {', '.join(MODELS)}",
-        f"did you mean {' or '.join(near)}?" if near else "give the numbers of another model as options",
+        suggestion(key, MODELS, most=3) or "give the numbers of another model as options",
     )
 
 

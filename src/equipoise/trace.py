@@ -12,27 +12,40 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
+from equipoise.arrays import frozen
 from equipoise.checks import check_integer
 from equipoise.errors import ArgumentError, FileError
 from equipoise.files.loads import Hints, read_load, write_load
 from equipoise.files.placements import FoundPlacement, read_any
-from equipoise.tensors import as_array
+from equipoise.steps import (
+    LARGEST,
+    LARGEST_WHOLE,
+    add_up,
+    as_labels,
+    as_layer_ids,
+    as_phases,
+    as_source_load,
+    as_steps,
+    check_tokens,
+    check_total,
+    join_labels,
+    join_phases,
+    out_of_order,
+)
 
-MIXED = "mixed"
-"""The phase of a window, or of a mix, whose steps are of several phases."""
-
-_NAMED = 3
-_LARGEST_WHOLE = 2.0**62
-_LARGEST = 1e300
 _EXAMPLE = Path(__file__).parent / "data" / "gpt-oss-20b-decode.npz"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The file a trace was read from: its format's name, and a sentence on each thing left out or not known for certain."""
+    """The file a trace was read from: its format's name, and a sentence on each thing left out or not known for certain.
+
+    ``may_be_slots`` where the format counts slots, and no placement or model said which expert each held.
+    """
 
     format: str
     remarks: tuple[str, ...] = ()
+    may_be_slots: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +67,7 @@ class LoadTrace:
     is_in_order : bool
         False where steps may not follow one another in time, as in a ring buffer that wrapped (docs/semantics.md, 21).
     origin : Origin, optional
-        What the trace was read from; traces derived from this one have none.
+        What the trace was read from; parts and windows of a trace keep it, mixes have none.
 
     Raises
     ------
@@ -132,7 +145,7 @@ class LoadTrace:
         hints = Hints(num_experts, layers, active, is_in_order)
         found = read_load(path, format, hints)
         in_order = found.is_in_order if is_in_order is None else is_in_order
-        origin = Origin(found.format, found.remarks)
+        origin = Origin(found.format, (*found.remarks, *_remarks_on(active)), found.may_be_slots)
         try:
             return cls(found.load, found.layer_ids, found.labels, found.phases, found.source_load, in_order, origin)
         except ArgumentError as error:
@@ -176,7 +189,7 @@ class LoadTrace:
         factors = _as_weights(weights, len(traces))
         steps = min(trace.num_steps for trace in traces)
         return LoadTrace(
-            _frozen(_add_weighted([trace.load[:steps] for trace in traces], factors)),
+            frozen(_add_weighted([trace.load[:steps] for trace in traces], factors)),
             traces[0].layer_ids,
             _names_together([trace.labels for trace in traces], steps, join_labels),
             _names_together([trace.phases for trace in traces], steps, join_phases),
@@ -208,7 +221,7 @@ class LoadTrace:
 
         Steps are added in order, one by one: the same result on every machine.
         """
-        return _add_up(self.load)
+        return add_up(self.load)
 
     def windows(self, num_steps: int) -> LoadTrace:
         """Add up every ``num_steps`` consecutive steps; steps left over at the end are left out.
@@ -285,7 +298,7 @@ class LoadTrace:
             raise ArgumentError(
                 f"phase is {name!r}", f"it must be one of the phases of the trace ({known})", "choose one, or give phases"
             )
-        return self._picked(steps, _frozen(self.load[steps]))
+        return self._picked(steps, frozen(self.load[steps]))
 
     def check_order(self, what: str) -> None:
         """Refuse ``what`` where steps may not follow one another in time (docs/semantics.md, 21)."""
@@ -295,19 +308,19 @@ class LoadTrace:
     def _picked(self, steps: Sequence[int], load: npt.NDArray[Any]) -> LoadTrace:
         labels = None if self.labels is None else [self.labels[step] for step in steps]
         phases = None if self.phases is None else [self.phases[step] for step in steps]
-        sources = None if self.source_load is None else _frozen(self.source_load[list(steps)])
-        return LoadTrace(load, self.layer_ids, labels, phases, sources, self.is_in_order)
+        sources = None if self.source_load is None else frozen(self.source_load[list(steps)])
+        return LoadTrace(load, self.layer_ids, labels, phases, sources, self.is_in_order, self.origin)
 
     def _added_up(self, starts: Sequence[int]) -> LoadTrace:
         """Add up the steps between each two successive ``starts``."""
         spans = [slice(start, end) for start, end in pairwise(starts)]
-        added = np.stack([_add_up(self.load[span]) for span in spans])
+        added = np.stack([add_up(self.load[span]) for span in spans])
         labels = None if self.labels is None else [join_labels(self.labels[span]) for span in spans]
         phases = None if self.phases is None else [join_phases(self.phases[span]) for span in spans]
         sources = None
         if self.source_load is not None:
-            sources = _frozen(np.stack([_add_up(self.source_load[span]) for span in spans]))
-        return LoadTrace(_frozen(added), self.layer_ids, labels, phases, sources, self.is_in_order)
+            sources = frozen(np.stack([add_up(self.source_load[span]) for span in spans]))
+        return LoadTrace(frozen(added), self.layer_ids, labels, phases, sources, self.is_in_order, self.origin)
 
     def _check_steps(self, name: str, num_steps: int) -> None:
         if check_integer(name, num_steps, least=-(2**63)) < 1 or num_steps > self.num_steps:
@@ -318,163 +331,9 @@ class LoadTrace:
             )
 
 
-def out_of_order(what: str) -> ArgumentError:
-    """Return what to raise for a use that needs steps in order of time."""
-    return ArgumentError(
-        f"{what} of a trace whose steps may be out of order",
-        "steps must follow one another in time",
-        "record again without a bound (SGLang: --expert-distribution-recorder-buffer-size -1) and read it with "
-        "is_in_order=True (--in-order), or plan on all steps added up",
-    )
-
-
-def as_steps(given: object) -> npt.NDArray[Any]:
-    """Return loads as a read-only array [steps, layers, experts] of integers or float64; copied if it can be written."""
-    array = _as_numbers(given)
-    if array.ndim == 2:
-        array = array[np.newaxis]
-    if array.ndim != 3 or 0 in array.shape:
-        raise ArgumentError(
-            f"load has shape {list(np.shape(array))}",
-            "it must be [steps, layers, experts] or [layers, experts], none of them 0",
-            "reshape it, or pick the array that holds the counts",
-        )
-    return array if not array.flags.writeable else _frozen(array.copy())
-
-
-def _as_numbers(given: object) -> npt.NDArray[Any]:
-    if isinstance(given, np.ma.MaskedArray):
-        raise ArgumentError("load is a masked array", "a mask has no meaning here", "fill it, or drop the masked layers")
-    array = as_array("load", given)
-    if array.dtype.kind == "f":
-        with np.errstate(invalid="ignore", over="ignore"):  # wider floats may not fit; what is infinite then is refused
-            return array.astype(np.float64, copy=False)
-    if array.dtype.kind in "iu" and array.dtype != np.uint64:
-        return array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype == np.uint64 and (array.size == 0 or array.max() <= np.iinfo(np.int64).max):
-        return array.astype(np.int64)
-    raise ArgumentError(
-        f"load has dtype {array.dtype}", "it must be integers or floats", "convert it with load.astype('int64') or 'float64'"
-    )
-
-
-def check_tokens(load: npt.NDArray[Any], first_step: int = 0) -> None:
-    """Refuse negative and infinite loads and nan, naming step (counted from ``first_step``), layer and expert."""
-    if load.min() >= 0 and np.isfinite(load.max()):
-        return
-    for step, layers in enumerate(load, first_step):
-        wrong = ~(np.isfinite(layers) & (layers >= 0))
-        if wrong.any():
-            layer, expert = (int(i) for i in np.argwhere(wrong)[0])
-            raise ArgumentError(
-                f"load is {layers[layer, expert]} at step {step}, layer {layer}, expert {expert}",
-                "a load must be finite and >= 0",
-                "drop or mend that step",
-            )
-
-
-def check_total(load: npt.NDArray[Any], high: float, before: float = 0.0) -> float:
-    """Refuse loads, ``high`` the largest, that would overflow beside those ``before``; returns a bound on the sum so far."""
-    limit = _LARGEST_WHOLE if load.dtype.kind in "iu" else _LARGEST
-    if high <= (limit - before) / load.size / 2:
-        return before + high * load.size
-    with np.errstate(over="ignore"):
-        total = before + float(load.sum(dtype=np.float64))
-    if total > limit:
-        raise ArgumentError(
-            f"loads as large as {high:g}", f"all loads must add up to at most {limit:g}", "give loads in tokens, or scale them"
-        )
-    return total
-
-
-def as_layer_ids(given: Iterable[int], num_layers: int) -> tuple[int, ...]:
-    """Return one distinct number a layer; 0, 1, 2, ... where none are given."""
-    layer_ids = tuple(int(i) for i in given) or tuple(range(num_layers))
-    if len(layer_ids) != num_layers or len(set(layer_ids)) != len(layer_ids):
-        raise ArgumentError(
-            f"layer_ids has {len(layer_ids)} entries, {len(set(layer_ids))} of them distinct",
-            f"it must name each of the {num_layers} layers once",
-            "give one number a layer",
-        )
-    return layer_ids
-
-
-def as_labels(given: Iterable[object] | None, num_steps: int, what: str = "labels") -> tuple[str, ...] | None:
-    """Return one name a step, or None where none are given."""
-    if given is None:
-        return None
-    names = tuple(str(name) for name in given)
-    if len(names) != num_steps:
-        raise ArgumentError(f"{what} has {len(names)} entries", f"it needs one a step ({num_steps})", "give one name a step")
-    return names
-
-
-def as_phases(given: Iterable[object] | None, num_steps: int) -> tuple[str, ...] | None:
-    """Return one name a step, none of them empty, or None where none are given."""
-    if isinstance(given, str):
-        raise ArgumentError(f"phases is {given!r}", "it must hold one name a step", f"give [{given!r}] * {num_steps}")
-    phases = as_labels(given, num_steps, "phases")
-    if phases is not None and "" in phases:
-        raise ArgumentError(f"phases[{phases.index('')}] is empty", "every step needs a phase's name", "name it")
-    return phases
-
-
-def as_source_load(given: object, load: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return loads by source rank, [steps, source ranks, layers, experts], read-only; over the sources they must be ``load``.
-
-    Exactly where all are whole, else to a relative 1e-9. Step by step: beside the result only a step of temporary memory.
-    """
-    array = _as_numbers(given)
-    if array.ndim != 4 or 0 in array.shape or (array.shape[0], *array.shape[2:]) != load.shape:
-        raise ArgumentError(
-            f"source_load has shape {list(array.shape)}",
-            f"it must be [steps, source ranks, layers, experts] beside a load of {list(load.shape)}",
-            "add a dimension for the source ranks",
-        )
-    is_whole = array.dtype.kind in "iu" and load.dtype.kind in "iu"
-    for step, (sources, total) in enumerate(zip(array, load, strict=True)):
-        _check_sources(sources, step)
-        added = _add_up(sources)
-        if not (np.array_equal(added, total) if is_whole else np.allclose(added, total, rtol=1e-9, atol=0.0)):
-            layer, expert = (int(i) for i in np.argwhere(~np.isclose(added, total, rtol=1e-9, atol=0.0))[0])
-            raise ArgumentError(
-                f"source_load adds up to {added[layer, expert]} at step {step}, layer {layer}, expert {expert}",
-                f"over the source ranks it must be the load, {total[layer, expert]}",
-                "count the same tokens in both",
-            )
-    return array if not array.flags.writeable else _frozen(array.copy())
-
-
-def _check_sources(sources: npt.NDArray[Any], step: int) -> None:
-    if sources.min() >= 0 and np.isfinite(sources.max()):
-        return
-    rank, layer, expert = (int(i) for i in np.argwhere(~(np.isfinite(sources) & (sources >= 0)))[0])
-    raise ArgumentError(
-        f"source_load is {sources[rank, layer, expert]} at step {step}, source rank {rank}, layer {layer}, expert {expert}",
-        "a load must be finite and >= 0",
-        "drop or mend that step",
-    )
-
-
-def join_labels(names: Iterable[str]) -> str:
-    """Return the one label, or the different ones joined with ``+``: three of them, the others counted.
-
-    >>> join_labels(["code", "code"]), join_labels("abcade")
-    ('code', 'a+b+c+2 more')
-    """
-    different = list(dict.fromkeys(names))
-    more = [f"{len(different) - _NAMED} more"] if len(different) > _NAMED else []
-    return "+".join(different[:_NAMED] + more)
-
-
-def join_phases(names: Iterable[str]) -> str:
-    """Return the one phase, or ``mixed``.
-
-    >>> join_phases(["decode", "decode"]), join_phases(["prefill", "decode"])
-    ('decode', 'mixed')
-    """
-    first, *others = dict.fromkeys(names)
-    return MIXED if others else first
+def _remarks_on(active: FoundPlacement | None) -> tuple[str, ...]:
+    """Return what reading the active placement left to say, with its name."""
+    return () if active is None else tuple(f"{active.name or 'active placement'}: {remark}" for remark in active.remarks)
 
 
 def _names_together(
@@ -492,13 +351,13 @@ def _sources_together(
     known = [sources[:num_steps] for sources in given if sources is not None]
     if len(known) < len(given) or len({sources.shape[1] for sources in known}) != 1:
         return None
-    return _frozen(_add_weighted(known, factors))
+    return frozen(_add_weighted(known, factors))
 
 
 def _as_positive(name: str, value: object) -> float:
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not is_number or not 0 < cast(float, value) <= _LARGEST:
-        raise ArgumentError(f"{name} is {value!r}", f"it must be a number above 0, at most {_LARGEST:g}", "give such a number")
+    if not is_number or not 0 < cast(float, value) <= LARGEST:
+        raise ArgumentError(f"{name} is {value!r}", f"it must be a number above 0, at most {LARGEST:g}", "give such a number")
     return cast(float, value)
 
 
@@ -544,7 +403,7 @@ def _shown(layer_ids: Sequence[int]) -> str:
 def _add_weighted(loads: Sequence[npt.NDArray[Any]], factors: Sequence[float]) -> npt.NDArray[Any]:
     """Add up step by step: beside the result only a step of temporary memory."""
     is_whole = all(load.dtype.kind in "iu" for load in loads) and all(isinstance(factor, int) for factor in factors)
-    _check_mixed_total(loads, factors, _LARGEST_WHOLE if is_whole else _LARGEST)
+    _check_mixed_total(loads, factors, LARGEST_WHOLE if is_whole else LARGEST)
     total = np.zeros(loads[0].shape, np.int64 if is_whole else np.float64)
     for load, factor in zip(loads, factors, strict=True):
         for sum_of_step, step in zip(total, load, strict=True):
@@ -570,15 +429,3 @@ def _starts_of_windows(totals: Iterable[float], needed: float) -> list[int]:
             starts.append(step)
             held = 0
     return starts
-
-
-def _add_up(load: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    total = np.zeros(load.shape[1:], np.int64 if load.dtype.kind in "iu" else np.float64)
-    for step in load:
-        total += step
-    return total
-
-
-def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    array.setflags(write=False)
-    return array

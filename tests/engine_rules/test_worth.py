@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from equipoise import Cluster, LoadTrace, Placement, plan, schedule_moves
-from equipoise.engines.worth import in_order, seconds_per_token, strict_cost, weigh
+from equipoise import Cluster, LoadTrace, plan, schedule_moves
+from equipoise.engines.starting import in_id_order
+from equipoise.engines.worth import seconds_per_token, strict_cost, weigh
 from equipoise.errors import ArgumentError
 from equipoise.migrating.links import LINKS
 from equipoise.models import Model, find_model
@@ -27,7 +28,7 @@ def test_seconds_per_token_scale_with_the_expert():
 def test_by_hand():
     """Experts 0 and 1 are hot and on one rank; swapping one of them levels the ranks, at 2 moves a layer."""
     load = np.array([[[30, 30, 10, 10], [30, 30, 10, 10]]] * 2)
-    in_use = in_order(2, 4, Cluster(2, 2))
+    in_use = in_id_order(Cluster(2, 2), 2, 4)
     found = weigh(LoadTrace(load), in_use, TINY, LINKS["h100"], every=100)
     assert (found.before, found.after, found.moves, found.is_next) == (40 / 60, 1.0, 4, True)
     # 60 of 80 tokens of a layer are on the slowest rank, then 40; a token has 2 experts in each of 2 layers
@@ -41,7 +42,7 @@ def test_by_hand():
 def test_nothing_is_saved_where_load_turns():
     """What was hot is cold in the half that is scored: an honest no."""
     load = np.array([[[30, 30, 10, 10]], [[50, 1, 50, 1]]])
-    found = weigh(LoadTrace(load), in_order(1, 4, Cluster(2, 2)), TINY, LINKS["h100"], every=10)
+    found = weigh(LoadTrace(load), in_id_order(Cluster(2, 2), 1, 4), TINY, LINKS["h100"], every=10)
     assert found.after <= found.before
     assert found.saved_per_token <= 0
     assert found.break_even is None
@@ -52,7 +53,7 @@ def test_nothing_is_saved_where_load_turns():
 def test_on_a_real_load(example):
     """Plan, moves and seconds are those of the functions that make them, on the halves they are for."""
     model = replace(find_model("gpt-oss-20b"), name="other")
-    in_use = in_order(24, 32, Cluster(8, 5, 2))
+    in_use = in_id_order(Cluster(8, 5, 2), 24, 32)
     found = weigh(example, in_use, model, LINKS["h800"], every=500)
     past, future = example.load[:15].sum(axis=0), example.load[15:].sum(axis=0)
     planned = plan(past, in_use.cluster).placement
@@ -66,7 +67,7 @@ def test_on_a_real_load(example):
 
 def test_one_step_is_scored_on_itself():
     """No other step is there, and it is said."""
-    found = weigh(LoadTrace([[[3, 1, 1, 1]]]), in_order(1, 4, Cluster(2, 2)), TINY, LINKS["h100"], every=1)
+    found = weigh(LoadTrace([[[3, 1, 1, 1]]]), in_id_order(Cluster(2, 2), 1, 4), TINY, LINKS["h100"], every=1)
     assert not found.is_next
     assert found.after >= found.before
 
@@ -91,10 +92,4 @@ def test_what_strict_locality_costs():
 def test_bad_arguments(load, every, words):
     """Of another model, or of nothing."""
     with pytest.raises(ArgumentError, match=words):
-        weigh(LoadTrace(load), in_order(1, 4, Cluster(2, 2)), TINY, LINKS["h100"], every)
-
-
-def test_experts_in_order():
-    """Slot s holds expert s modulo experts, as engines start."""
-    assert in_order(2, 3, Cluster(2, 2)).expert_of_slot.tolist() == [[0, 1, 2, 0]] * 2
-    assert isinstance(in_order(1, 2, Cluster(1, 2)), Placement)
+        weigh(LoadTrace(load), in_id_order(Cluster(2, 2), 1, 4), TINY, LINKS["h100"], every)

@@ -183,6 +183,10 @@ def test_rows_of_a_model_are_picked(tmp_path):
     yaml_path = _written(tmp_path, "tensorrt-llm", FOUND)
     assert read_any(yaml_path).layer_ids == (1, 3)
     assert read_any(yaml_path, layer_ids=(3,)).expert_of_slot.tolist() == [[2, 1, 0, 0]]
+    moving = tmp_path / "moving.yaml"
+    moving.write_text(yaml_path.read_text().replace("layer_updates_per_iter: 0", "layer_updates_per_iter: 2"))
+    told = "layer_updates_per_iter is 2: the engine moves experts away from this placement"
+    assert read_any(moving, layer_ids=(3,)).remarks == (told, "1 rows of layers that were not named are left out")
     with pytest.raises(FileError, match="has no row for layer 2: the model asked for"):
         read_any(yaml_path, layer_ids=(1, 2))
 

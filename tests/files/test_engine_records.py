@@ -76,6 +76,15 @@ def test_vllm_records_of_another_width(tmp_path):
     assert read_load(_write(tmp_path / "stats.jsonl", records)).load[1].tolist() == [[1, 2, 7], [2, 2, 1]]
 
 
+def test_vllm_experts_that_a_later_record_brings(tmp_path):
+    """Without a first line the largest expert of any map is the last, not that of the first record."""
+    records = [_stats(1, [[1, 2, 0]], [[0, 1, -1]]), _stats(2, [[1, 2, 3]], [[0, 1, 2]]), _stats(3, [[4, 0]], [[0, -1]])]
+    with pytest.raises(FileError, match="line 3 has 2 slots for 3 experts"):
+        read_load(_write(tmp_path / "stats.jsonl", records))
+    found = read_load(_write(tmp_path / "stats.jsonl", records[:2]))
+    assert found.load.tolist() == [[[1, 2, 0]], [[1, 2, 3]]]
+
+
 def test_vllm_steps_that_fall_are_not_in_order(tmp_path):
     """Two runs in one file are read, and said to be."""
     found = read_load(_write(tmp_path / "stats.jsonl", [_stats(7, A_STEP), _stats(3, A_STEP)]))
@@ -159,6 +168,55 @@ def test_our_recording_in_rotated_parts(tmp_path):
     assert found.is_in_order
 
 
+def test_our_recording_over_a_restart(tmp_path):
+    """Each run writes its first line anew and counts calls from 0; its times say that it followed."""
+    runs = [OURS, _call(0, ONE, time=1.0), _call(1, ONE, time=2.0), OURS, _call(0, ONE, time=3.0), _call(1, ONE, time=4.0)]
+    found = read_load(_write(tmp_path / "r.jsonl", runs))
+    assert found.is_in_order
+    assert found.remarks == ("the engine was started anew once: the runs follow one another by their times",)
+    assert not read_load(_write(tmp_path / "r.jsonl", [*runs[3:], *runs[:3]])).is_in_order
+    assert not read_load(_write(tmp_path / "r.jsonl", [*runs[:3], *runs[4:]])).is_in_order
+
+
+def _all_layers(engine, **more):
+    """A recording of two dense layers and two MoE layers."""
+    meta = {key: value for key, value in OURS.items() if key != "layer_ids"} | {"engine": engine, "num_layers": 4} | more
+    return [meta, _call(0, [[0, 0, 0], [0, 0, 0], *ONE])]
+
+
+def test_our_recording_of_all_hidden_layers(tmp_path):
+    """SGLang hands over rows of dense layers too: those named are taken, else those with load."""
+    path = _write(tmp_path / "r.jsonl", _all_layers("sglang"))
+    found = read_load(path)
+    assert (found.load.tolist(), found.layer_ids) == ([ONE], (2, 3))
+    assert found.remarks == ("left out layers 0, 1 without load, dense ones most likely",)
+    for layers, rows in (((3,), [ONE[1]]), ((1, 2), [[0, 0, 0], ONE[0]]), ((5, 6, 7, 8), [[0, 0, 0], [0, 0, 0], *ONE])):
+        found = read_load(path, hints=Hints(layer_ids=layers))
+        assert (found.load.tolist(), found.layer_ids) == ([rows], layers)
+    with pytest.raises(FileError, match="has 4 hidden layers: it must have layer 5"):
+        read_load(path, hints=Hints(layer_ids=(4, 5)))
+    other = _write(tmp_path / "r.jsonl", _all_layers("vllm"))
+    assert read_load(other).load.shape == (1, 4, 3)
+    assert read_load(other, hints=Hints(layer_ids=(2, 3))).load.tolist() == [ONE]
+
+
+def test_our_recordings_of_a_model_and_its_draft(tmp_path):
+    """In one folder: the caller's model decides, by its experts or its layers; else each is named with its size."""
+    draft = [OURS | {"num_layers": 1, "layer_ids": [9]}, _call(0, [[7, 7, 7]])]
+    _write(tmp_path / "calls.jsonl", [OURS, _call(0, ONE)])
+    _write(tmp_path / "calls.1x3.jsonl", draft)
+    found = read_load(tmp_path, hints=Hints(num_experts=3, layer_ids=(3, 7)))
+    assert found.load.tolist() == [ONE]
+    assert found.remarks == ("left out calls.1x3.jsonl, of another model",)
+    with pytest.raises(
+        FileError, match=r"calls\.1x3\.jsonl of 1 x 3 layers and experts, calls\.jsonl of 2 x 3 layers"
+    ) as error:
+        read_load(tmp_path, hints=Hints(num_experts=3))
+    assert "--model" in str(error.value)
+    _write(tmp_path / "calls.1x3.jsonl", [draft[0] | {"num_experts": 4}, _call(0, [[7, 7, 7, 7]])])
+    assert read_load(tmp_path, hints=Hints(num_experts=4)).load.tolist() == [[[7, 7, 7, 7]]]
+
+
 def test_our_recording_of_two_runs(tmp_path):
     """Call numbers that start anew are read, and said to be."""
     found = read_load(_write(tmp_path / "r.jsonl", [OURS, _call(4, [[1, 2, 3]] * 2), OURS, _call(0, [[1, 2, 3]] * 2)]))
@@ -177,7 +235,10 @@ BAD_OURS = {
     "experts 0": ({"r.jsonl": [OURS | {"num_experts": 0}]}, "line 1 has num_experts 0: it must be a whole number >= 1"),
     "no layer ids": ({"r.jsonl": [OURS | {"layer_ids": "3"}]}, "line 1 has unusable layer_ids"),
     "a later version": ({"r.jsonl": [OURS | {"version": 2}]}, "line 1 is of version 2"),
-    "two recordings": ({"a.jsonl": [OURS], "b.jsonl": [OURS]}, "holds 2 recordings (a.jsonl, b.jsonl)"),
+    "two recordings": (
+        {"a.jsonl": [OURS], "b.jsonl": [OURS]},
+        "holds 2 recordings (a.jsonl of 2 x 3 layers and experts, b.jsonl of 2 x 3 layers and experts)",
+    ),
     "a part missing": ({"r.jsonl": [OURS], "r.jsonl.2": [OURS]}, "has no r.jsonl.1: the parts"),
 }
 

@@ -69,6 +69,11 @@ def test_active_layers_are_matched_by_number_or_by_position():
 
 
 UNFIT = {
+    "fewer columns than experts": (
+        Hints(num_experts=4),
+        [3],
+        "the model has 4 experts, and each needs a slot: this is a load of",
+    ),
     "none given": (Hints(), [3], "stats counts 3 slots a layer, not experts: only the placement in use"),
     "other slots": (_active([[0, 1]]), [3], "active.yaml has shape [1, 2]: stats counts 3 slots a layer"),
     "a layer missing": (_active([[0, 1, 1]], [4]), [3], "active.yaml has no layer 3: it must have every layer of stats"),

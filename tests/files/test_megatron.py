@@ -46,8 +46,8 @@ def test_ranks_replicas_and_stages(tmp_path):
     (tmp_path / "log.txt").write_text("x")
     found = read_load(tmp_path, hints=Hints(num_experts=4))
     assert found.format == "megatron"
-    assert found.layer_ids == (2, 4, 5, 9)
-    assert found.remarks == ("layer numbers are Megatron's, which count from 1",)
+    assert found.layer_ids == (1, 3, 4, 8)
+    assert found.remarks == ("Megatron numbers layers from 1: layers are given here by its numbers less 1, as the model's own",)
     for step in range(3):
         for ep_rank in range(2):
             expected = [sum(loads[base + ep_rank][row, step] for base in bases) for bases, row in
@@ -89,6 +89,14 @@ def test_slots_are_folded_with_the_active_placement(tmp_path):
         read_load(path, hints=Hints(num_experts=3))
 
 
+def test_layers_of_the_active_placement_are_the_models_own(tmp_path):
+    """Megatron's layer 4 is the model's layer 3."""
+    path = write_dump(tmp_path, 0, [0], [4, 5], np.array([[[1, 2, 3]], [[4, 5, 6]]]))
+    active = FoundPlacement(np.array([[0, 0, 1], [0, 1, 1], [1, 0, 0]]), layer_ids=(2, 3, 4), num_experts=2)
+    found = read_load(path, hints=Hints(num_experts=2, active=active))
+    assert (found.layer_ids, found.load.tolist()) == ((3, 4), [[[1, 5], [11, 4]]])
+
+
 def _one(folder, **fields):
     given = {"rank": 0, "group": [0], "layers": [1, 2], "loads": _loads()} | fields
     return write_dump(folder, given.pop("rank"), given.pop("group"), given.pop("layers"), given.pop("loads"), **given)
@@ -98,6 +106,7 @@ BAD_DUMPS = {
     "another version": ({"dump_version": np.asarray("v2")}, "is of version 'v2': equipoise knows mcore_ep_load_dump_v1"),
     "an array missing": ({"layer_numbers": None}, "has no array layer_numbers"),
     "words": ({"ep_rank": np.asarray("0")}, "has unusable ep_rank"),
+    "layer 0": ({"layers": [0, 1]}, "has layer number 0: Megatron numbers layers from 1"),
     "layers twice": ({"layers": [1, 1]}, "has 2 loads, 2 layer_numbers, 2 forward_counts: each layer"),
     "layers too few": ({"layers": [1]}, "has 2 loads, 1 layer_numbers"),
     "loads of floats": ({"loads": np.ones((2, 3, 4))}, "has loads of float64 [2, 3, 4]: they must be counts"),
@@ -126,7 +135,10 @@ BAD_FOLDERS = {
     "a rank twice": ([(0, [0], [1]), (0, [0], [1])], "has 2 dumps of rank 0: a folder is read as one capture"),
     "groups that overlap": ([(0, [0, 1], [1]), (1, [1], [1])], "differ in ep_group_ranks or layer_numbers"),
     "layers that differ": ([(0, [0, 1], [1]), (1, [0, 1], [2])], "differ in ep_group_ranks or layer_numbers"),
-    "groups of two sizes": ([(0, [0], [1]), (1, [1, 2], [1]), (2, [1, 2], [1])], "has dumps of 1 ranks and 4 slots, and of 2"),
+    "groups of two sizes": (
+        [(0, [0], [1]), (1, [1, 2], [1]), (2, [1, 2], [1])],
+        "has dumps of groups of 1 and 4 slots, and of 2 and 4",
+    ),
 }
 
 

@@ -58,7 +58,7 @@ def test_old_format(tmp_path):
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (_pt(_Trap()), "cannot be loaded as plain tensors"),
+        (_pt(_Trap()), "cannot be loaded as plain tensors (it asks for "),
         (_pt("x"), "holds a str"),
         (_pt({"other": torch.ones(1, 1)}), "holds a dict"),
         (_pt(torch.ones(2, 2))[:-100], "is damaged (File is not a zip file)"),
@@ -99,3 +99,19 @@ def test_damaged_files_give_an_error_or_a_trace(data):
     except EquipoiseError:
         return
     assert trace.load.min() >= 0
+
+
+def test_torchs_own_advice_is_not_passed_on(tmp_path):
+    """Its colours, and how to load a pickle all the same."""
+    torch.save({"load": object()}, tmp_path / "x.pt")
+    with pytest.raises(FileError) as error:
+        LoadTrace.read(tmp_path / "x.pt")
+    assert "(it asks for " in str(error.value)
+    assert not any(text in str(error.value) for text in ("\x1b", "two options", "Weights only"))
+
+
+def test_rows_of_dense_layers(tmp_path):
+    """As other plain files."""
+    torch.save({"logical_count": torch.tensor([[[0, 0], [1, 2], [3, 4]]])}, tmp_path / "x.pt")
+    trace = LoadTrace.read(tmp_path / "x.pt", layer_ids=[1, 2])
+    assert (trace.load.tolist(), trace.layer_ids) == ([[[1, 2], [3, 4]]], (1, 2))

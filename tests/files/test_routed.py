@@ -100,3 +100,48 @@ def test_bad_traces(array, how, found):
     with pytest.raises(FileError) as error:
         LoadTrace.read(_npz(routed_experts=array), **how)
     assert found in str(error.value)
+
+
+def _with_dense(tokens=20, layers=8, dense=3):
+    """As engines return them: a row for each hidden layer, dense ones 0 throughout."""
+    picks = np.zeros((tokens, layers, 4), np.uint8)
+    picks[:, dense:] = _picks(tokens, layers - dense, 200, 4)
+    return picks
+
+
+def test_dense_layers():
+    """Left out where nobody names the layers; else the rows named, before ids are compared."""
+    picks = _with_dense()
+    trace = LoadTrace.read(_npz(routed_experts=picks))
+    assert trace.layer_ids == (3, 4, 5, 6, 7)
+    assert trace.sum().sum(axis=1).tolist() == [80] * 5
+    assert "left out layers 0, 1, 2 without load" in trace.origin.remarks[0]
+    named = LoadTrace.read(_npz(routed_experts=picks), num_experts=200, layer_ids=range(3, 8))
+    assert named.layer_ids == trace.layer_ids
+    assert np.array_equal(named.load[:, :, : trace.num_experts], trace.load)
+    assert LoadTrace.read(_npz(routed_experts=picks[:, 3:]), layer_ids=range(3, 8)).layer_ids == trace.layer_ids
+    unset = picks.astype(np.int16)
+    unset[0, 5, 0] = -1
+    assert LoadTrace.read(_npy(unset)).origin.format == "routed-experts"
+    assert any("--format routed-experts" in finding for finding in inspect_trace(LoadTrace.read(_npy(picks))).findings)
+    with pytest.raises(FileError, match="has 8 hidden layers: it must have layer 9"):
+        LoadTrace.read(_npz(routed_experts=picks), layer_ids=[8, 9])
+    with pytest.raises(FileError, match="it must be expert ids"):
+        LoadTrace.read(_npz(routed_experts=picks), layer_ids=[2, 3])
+
+
+def test_dense_layers_of_a_folder(tmp_path):
+    """A layer is dense where no sequence has another id; one token may well have picked expert 0."""
+    for number, picks in enumerate(([[[0], [0], [4]]], [[[0], [2], [0]]])):
+        np.savez(tmp_path / f"{number}.npz", routed_experts=np.array(picks, np.uint8))
+    trace = LoadTrace.read(tmp_path)
+    assert trace.layer_ids == (1, 2)
+    assert trace.load.tolist() == [[[1, 0, 0, 0, 0], [0, 0, 0, 0, 1]], [[0, 0, 1, 0, 0], [1, 0, 0, 0, 0]]]
+
+
+def test_one_expert_a_token():
+    """Read where it is named, or the format is; never guessed."""
+    picks = np.array([[[1], [2]], [[3], [2]]])
+    for trace in (LoadTrace.read(_npz(routed_experts=picks)), LoadTrace.read(_npy(picks), "routed-experts")):
+        assert trace.load.tolist() == [[[0, 1, 0, 1], [0, 0, 2, 0]]]
+    assert LoadTrace.read(_npy(picks)).load.tolist() == picks.tolist()

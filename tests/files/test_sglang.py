@@ -151,6 +151,21 @@ class TestRing:
         assert order.rows.tolist() == rows
         assert order.remarks or rows == list(range(len(written)))
 
+    def test_one_short_run_may_be_idle_passes(self):
+        """Below a hundredth of the ring the order is unknown; above it is taken, on an assumption that is told."""
+        written = np.ones(1000, bool)
+        written[400:409] = False
+        short = time_order(written)
+        assert not short.is_known
+        assert "too few to be rows never written" in short.remarks[1]
+        assert short.rows.tolist() == np.flatnonzero(written).tolist()
+        assert time_order(written, True).is_known
+        written[409] = False
+        order = time_order(written)
+        assert order.is_known
+        assert order.rows[0] == 410
+        assert "rests on their being rows never written, not idle passes" in order.remarks[1]
+
 
 def _record(number, rank, seed, mode=None, slots=SLOTS):
     counts = torch.from_numpy(np.random.default_rng(seed).integers(0, 9, (3, slots)).astype(np.int32))

@@ -12,6 +12,7 @@ import pytest
 
 from equipoise import EquipoiseError
 from equipoise.planning.efforts import EFFORTS
+from equipoise.plugins import settings
 from equipoise.plugins.settings import CHOICES, Settings, is_on, read_settings
 
 
@@ -63,7 +64,8 @@ class TestDigest:
 
     def test_it_is_of_what_decides(self):
         base = Settings().digest
-        assert Settings(record="here", wait_seconds=9, record_bytes=1000).digest == base
+        assert Settings(record="here.jsonl", wait_seconds=9, record_bytes=1000).digest == base
+        assert Settings(locality="soft", home_share=1).digest == Settings(locality="soft", home_share=1.0).digest
         others = [
             Settings(effort="best"),
             Settings(max_moves=3),
@@ -74,10 +76,17 @@ class TestDigest:
         ]
         assert len({base, *(other.digest for other in others)}) == 1 + len(others)
 
-    def test_it_is_of_the_version(self, monkeypatch):
+    @pytest.mark.parametrize("package", ["equipoise", "llvmlite", "numba", "numpy", "scipy"])
+    def test_it_is_of_versions(self, monkeypatch, package):
+        version = settings._version
         base = Settings().digest
-        monkeypatch.setattr("equipoise.plugins.settings._version", lambda name: "another")
+        monkeypatch.setattr(settings, "_version", lambda name: "another" if name == package else version(name))
         assert Settings().digest != base
+
+    def test_numbers_are_of_one_kind(self):
+        """A file may say 5, a variable always 5.0."""
+        found = Settings(locality="soft", home_share=1, wait_seconds=5)
+        assert [type(value) for value in (found.home_share, found.wait_seconds)] == [float, float]
 
 
 class TestRefusals:
@@ -103,6 +112,7 @@ class TestRefusals:
             ({"EQUIPOISE_DISPATCH": "optimal"}, "dispatch optimal with a locality"),
             ({"EQUIPOISE_WAIT_SECONDS": "0"}, "wait_seconds is 0.0"),
             ({"EQUIPOISE_RECORD_BYTES": "10"}, "record_bytes is 10"),
+            ({"EQUIPOISE_RECORD": "calls.json"}, "record is 'calls.json': readers know recordings by the ending .jsonl"),
             ({"EQUIPOISE_SETTINGS": "/nowhere/at/all"}, "/nowhere/at/all cannot be read"),
         ],
     )
@@ -126,6 +136,12 @@ class TestRefusals:
         file.write_text(text)
         with pytest.raises(EquipoiseError, match=words):
             read_settings({"EQUIPOISE_SETTINGS": str(file)})
+
+    def test_record_is_a_folder(self, tmp_path):
+        folder = tmp_path / "calls.jsonl"
+        folder.mkdir()
+        with pytest.raises(EquipoiseError, match=r"calls\.jsonl': it is a folder, and must be a file; name a file in it"):
+            Settings(record=str(folder))
 
     def test_switch(self):
         with pytest.raises(EquipoiseError, match="EQUIPOISE_PLUGIN is 'maybe': it must be 1 or 0"):

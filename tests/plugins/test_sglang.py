@@ -140,6 +140,25 @@ class TestCalls:
         with pytest.raises(ArgumentError, match="8 ranks are known to be up or down: there are 10"):
             sglang.rebalance_experts(tokens, 80, 8, 8, 2, "elasticity_aware")
 
+    @pytest.mark.parametrize("down", [(), (2,)])
+    def test_places_for_ranks_that_may_join(self, monkeypatch, skewed, down):
+        """With a maximum above the world, SGLang knows more places than ranks; those behind are down."""
+        active = np.array([rank not in down for rank in range(8)] + [False] * 4)
+        manager = SimpleNamespace(instance=lambda: SimpleNamespace(active_ranks=active, has_scaled=False))
+        monkeypatch.setitem(sys.modules, "sglang.srt.elastic_ep.elastic_ep", SimpleNamespace(ElasticEPStateManager=manager))
+        found = sglang.rebalance_experts(skewed[np.newaxis], 80, 10, None, 1, "elasticity_aware")[0]
+        expected = plan(skewed, Cluster(8, 10, alive=active[:8].tolist())).placement.expert_of_slot
+        assert (found == np.maximum(expected, 0)).all()
+        active[9] = True
+        with pytest.raises(ArgumentError, match="12 ranks are known to be up or down: there are 8"):
+            sglang.rebalance_experts(skewed[np.newaxis], 80, 10, None, 1, "elasticity_aware")
+
+    def test_lists(self, skewed):
+        """As vLLM's entry takes them."""
+        tokens = np.stack([skewed, skewed])
+        found = sglang.rebalance_experts(tokens.tolist(), 80, 10, None, 1, "deepseek")
+        assert (found[0] == balance(tokens, 80, 10, None, 1, "deepseek")).all()
+
     @pytest.mark.compiled
     def test_tensors(self, skewed):
         torch = pytest.importorskip("torch")
@@ -169,6 +188,8 @@ class TestCalls:
             ({"num_local_physical_experts": 0}, "num_local_physical_experts is 0"),
             ({"algorithm": "magic"}, "algorithm is 'magic'"),
             ({"tokens_per_expert": np.ones((6, 64))}, r"it must be \[steps, layers, experts\]"),
+            ({"tokens_per_expert": 3}, r"shape \[\]: it must be \[steps, layers, experts\]"),
+            ({"tokens_per_expert": [[[1, 2], [3]]]}, "tokens_per_expert is ragged"),
             ({"num_groups": None, "algorithm": "deepseek_hierarchical", "num_nodes": 4}, "num_groups is None"),
             ({"num_physical_experts": 60, "num_local_physical_experts": 6}, "every expert needs a slot"),
         ],
@@ -268,7 +289,7 @@ def test_after_scaling_the_engine_broadcasts(monkeypatch):
     """Only the first rank is asked then, so it must not wait for others."""
     from equipoise.plugins.agreeing import Group
 
-    state = SimpleNamespace(has_scaled=False)
+    state = SimpleNamespace(has_scaled=False, active_ranks=np.ones(6))
     manager = SimpleNamespace(instance=lambda: state)
     monkeypatch.setitem(sys.modules, "sglang.srt.elastic_ep.elastic_ep", SimpleNamespace(ElasticEPStateManager=manager))
     group = Group(None, 0, 4, "all", 1.0)
@@ -276,6 +297,22 @@ def test_after_scaling_the_engine_broadcasts(monkeypatch):
     assert sglang._find_group(1.0) is group
     state.has_scaled = True
     assert sglang._find_group(1.0).size == 1
+
+
+def test_groups_of_ranks_that_are_up(monkeypatch):
+    """Ranks that are down are no part of it; without rank 0, whose store ranks share, there is none."""
+    from equipoise.plugins.agreeing import Group
+
+    state = SimpleNamespace(has_scaled=False, active_ranks=np.array([1, 0, 1, 1, 0, 0]))
+    manager = SimpleNamespace(instance=lambda: state)
+    monkeypatch.setitem(sys.modules, "sglang.srt.elastic_ep.elastic_ep", SimpleNamespace(ElasticEPStateManager=manager))
+    group = Group(None, 2, 4, "all", 1.0)
+    monkeypatch.setattr("equipoise.plugins.agreeing.world", lambda seconds, ranks=None: group if ranks is None else ranks)
+    assert sglang._find_group(1.0) == [0, 2, 3]
+    state.active_ranks[1] = 1
+    assert sglang._find_group(1.0) is group
+    state.active_ranks[0] = 0
+    assert sglang._find_group(1.0) is None
 
 
 def test_answers_are_strict(skewed):

@@ -99,6 +99,7 @@ def make_setup(
     model: Model | None = None,
     options: Iterable[str] = (),
     placement: Placement | None = None,
+    is_refused: bool = False,
 ) -> Setup:
     """Return what is to run where, from what is said and what follows from it.
 
@@ -120,6 +121,8 @@ def make_setup(
         The engine's own, as ``name=value``.
     placement : Placement, optional
         What it is to load at its start.
+    is_refused : bool
+        Whether a placement was given that cannot be read: nothing is said then of what it alone would tell.
 
     Raises
     ------
@@ -140,7 +143,7 @@ def make_setup(
     if placement is not None and redundant is None:
         redundant = placement.cluster.num_slots - placement.num_experts
     # A placement serves without EPLB in SGLang, so none is assumed there.
-    assumed = {} if placement is not None and engine == "sglang" else known.assumed
+    assumed = {} if (placement is not None or is_refused) and engine == "sglang" else known.assumed
     return Setup(
         engine=engine,
         num_ranks=_said("ranks", "--ep", num_ranks, None if placed is None else placed.num_ranks),
@@ -153,6 +156,8 @@ def make_setup(
         given=frozenset(given),
         refused=tuple(refused),
         placement=placement,
+        is_refused=is_refused,
+        is_redundancy_known=not is_refused or redundant is not None or known.redundancy in given,
     )
 
 

@@ -38,6 +38,10 @@ class Setup:
         What was wrong with options already.
     placement : Placement, optional
         What the engine is to load at its start.
+    is_refused : bool
+        Whether a placement was given that cannot be read, so that there is none here.
+    is_redundancy_known : bool
+        Whether ``redundant`` is known; rules about slots say nothing else.
     """
 
     engine: str
@@ -51,6 +55,8 @@ class Setup:
     given: frozenset[str] = frozenset()
     refused: tuple[Finding, ...] = ()
     placement: Placement | None = None
+    is_refused: bool = False
+    is_redundancy_known: bool = True
 
     def __post_init__(self) -> None:
         for name in ("num_ranks", "num_experts", "num_nodes", "num_groups"):
@@ -63,8 +69,13 @@ class Setup:
 
     @property
     def is_even(self) -> bool:
-        """Whether all ranks get equally many slots, enough for every expert."""
-        return self.redundant >= 0 and self.num_slots % self.num_ranks == 0
+        """Whether all ranks get equally many slots, enough for every expert, as far as is known."""
+        return self.is_redundancy_known and self.redundant >= 0 and self.num_slots % self.num_ranks == 0
+
+    @property
+    def has_placement(self) -> bool:
+        """Whether a placement was given, read or refused."""
+        return self.placement is not None or self.is_refused
 
     def number(self, option: str) -> float:
         """Return an option that is a number; 0 where it is None."""

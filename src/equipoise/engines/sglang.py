@@ -53,7 +53,7 @@ ASSUMED = {"enable_eplb": True}
 
 
 def _is_placed(setup: Setup) -> bool:
-    return setup.placement is not None or setup.options["init_expert_location"] != "trivial"
+    return setup.has_placement or setup.options["init_expert_location"] != "trivial"
 
 
 def _even_slots(setup: Setup) -> Iterator[Finding]:

@@ -37,6 +37,8 @@ def legal_ranks(num_slots: int, num_ranks: int) -> list[int]:
 
 def even_slots(setup: Setup, source: str) -> Iterator[Finding]:
     """Find slots that do not spread evenly over ranks, and too few of them."""
+    if not setup.is_redundancy_known:
+        return
     if setup.redundant < 0:
         yield error(
             f"{setup.redundant} redundant experts",
@@ -61,7 +63,7 @@ def even_slots(setup: Setup, source: str) -> Iterator[Finding]:
 def crowded_ranks(setup: Setup, source: str) -> Iterator[Finding]:
     """Find ranks with more slots than there are experts: they would hold one twice."""
     per_rank = -(-setup.num_slots // setup.num_ranks)
-    if setup.redundant >= 0 and per_rank > setup.num_experts:
+    if setup.is_redundancy_known and setup.redundant >= 0 and per_rank > setup.num_experts:
         yield warning(
             f"{per_rank} slots a rank for {setup.num_experts} experts",
             "a rank then holds an expert twice, which wastes the slot",

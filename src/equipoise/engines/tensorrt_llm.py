@@ -100,7 +100,7 @@ def _smart_router(setup: Setup) -> Iterator[Finding]:
 
 
 def _nothing_to_do(setup: Setup) -> Iterator[Finding]:
-    is_assigned = setup.placement is not None or setup.options["initial_global_assignments"] is not None
+    is_assigned = setup.has_placement or setup.options["initial_global_assignments"] is not None
     if not is_assigned and setup.options["layer_updates_per_iter"] == 0:
         yield warning(
             "layer_updates_per_iter is 0 without initial_global_assignments",

@@ -217,7 +217,7 @@ def _unbalanced_model(setup: Setup) -> Iterator[Finding]:
 
 
 def _placement_at_start(setup: Setup) -> Iterator[Finding]:
-    if setup.placement is not None:
+    if setup.has_placement:
         yield warning(
             "a placement to start from",
             "vLLM 0.33.0 has no option that loads one; it starts from experts in order (open: vllm#41141, vllm#53022)",

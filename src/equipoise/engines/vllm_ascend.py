@@ -39,7 +39,7 @@ def _is_dynamic(setup: Setup) -> bool:
 
 
 def _is_mapped(setup: Setup) -> bool:
-    return setup.placement is not None or setup.options["expert_map_path"] is not None
+    return setup.has_placement or setup.options["expert_map_path"] is not None
 
 
 def _even_slots(setup: Setup) -> Iterator[Finding]:

@@ -118,15 +118,6 @@ def seconds_per_token(model: Model) -> float:
     return TIME_MODELS["prefill-h100"].cost.per_token * size * (2.0 if model.bits > _NARROW_BITS else 1.0)
 
 
-def in_order(num_layers: int, num_experts: int, cluster: Cluster) -> Placement:
-    """Return the placement that engines start from: experts in order, then copies of the first ones.
-
-    >>> in_order(1, 3, Cluster(2, 2)).expert_of_slot.tolist()
-    [[0, 1, 2, 0]]
-    """
-    return Placement(np.tile(np.arange(cluster.num_slots) % num_experts, (num_layers, 1)), cluster, num_experts)
-
-
 def strict_cost(trace: LoadTrace, cluster: Cluster, num_groups: int) -> tuple[float, float]:
     """Return the balancedness of plans that keep every group on one node, and of plans over all ranks; in-sample.
 

@@ -58,7 +58,12 @@ def write_simulation(path: str | PathLike[str], content: SimulationFile) -> None
         When the folder cannot be written.
     """
     with whole_file(path) as file:
-        file.write(content.model_dump_json().encode() + b"\n")
+        file.write(encode_simulation(content))
+
+
+def encode_simulation(content: SimulationFile) -> bytes:
+    """Return the bytes of a simulation file."""
+    return content.model_dump_json().encode() + b"\n"
 
 
 def read_simulation(path: str | PathLike[str]) -> SimulationFile:

@@ -87,28 +87,59 @@ class Group:
         self.store.delete_key(self._key(topic, self.rank))
 
     def hand_over(self, number: int, digest: str, found: Ints | str) -> None:
-        """Give the answer of a call, or why there is none, to all other ranks."""
-        self.store.set(self._key(f"call {number}", 0), _packed(digest, found))
+        """Give the answer of a call, or why there is none, to all other ranks, once all of them have asked for this call.
 
-    def take_over(self, number: int, digest: str | None) -> Ints | str:
-        """Return the first rank's answer of a call, or why there is none.
+        Parameters
+        ----------
+        number : int
+            Of the call, counted from 0.
+        digest : str
+            Of its arguments; "" where they could not be read.
+        found : int64 [layers, slots] or str
+            The answer, or why there is none.
 
         Raises
         ------
         DisagreementError
-            When the first rank answered another call than the one of ``digest``, or does not answer in time.
+            Here and on all ranks that wait, when one of them asks another call, or does not ask in time.
         """
+        try:
+            self._check_asked(number, digest)
+        except DisagreementError as error:
+            self.store.set(self._key(f"call {number}", 0), json.dumps({"error": str(error)}))
+            raise
+        self.store.set(self._key(f"call {number}", 0), _packed(found))
+
+    def take_over(self, number: int, digest: str) -> Ints | str:
+        """Ask the first rank; return its answer of a call, or why there is none.
+
+        Raises
+        ------
+        DisagreementError
+            When any rank asks another call than the first one has answered, or the first one does not answer in time.
+        """
+        self.store.set(self._key(f"asked {number}", self.rank), digest)
         key = self._key(f"call {number}", 0)
-        theirs, found = _unpacked(self._wait_for(key, f"the first rank's answer to call {number}"))
+        answer = self._wait_for(key, f"the first rank's answer to call {number}")
         if self.store.add(f"{key} taken", 1) == self.size - 1:
             self.store.delete_key(key)
             self.store.delete_key(f"{key} taken")
-        if digest is not None and theirs not in ("", digest):
+        return _unpacked(answer)
+
+    def _check_asked(self, number: int, digest: str) -> None:
+        """Wait for the digests of all other ranks; those that could not be read ("") agree with any."""
+        odd = []
+        for rank in range(1, self.size):
+            key = self._key(f"asked {number}", rank)
+            theirs = self._wait_for(key, f"rank {rank} to make call {number}").decode()
+            self.store.delete_key(key)
+            if digest and theirs not in ("", digest):
+                odd.append(str(rank))
+        if odd:
             raise DisagreementError(
-                f"equipoise: call {number} has other arguments on rank {self.rank} than on the first rank, so its plan is not "
+                f"equipoise: call {number} has other arguments on ranks {', '.join(odd)} than on the first rank, so no plan is "
                 "used; ranks have made different numbers of calls, or counted different loads"
             )
-        return found
 
     def _key(self, topic: str, rank: int) -> str:
         return f"equipoise/{self.name}/{topic}/{rank}"
@@ -149,20 +180,22 @@ def global_rank() -> int | None:
     return None if group is None else group.rank
 
 
-def _packed(digest: str, found: Ints | str) -> bytes:
+def _packed(found: Ints | str) -> bytes:
     if isinstance(found, str):
-        return json.dumps({"digest": digest, "reason": found}).encode()
+        return json.dumps({"reason": found}).encode()
     rows = np.ascontiguousarray(found, "<i4")
-    return json.dumps({"digest": digest, "shape": rows.shape}).encode() + b"\n" + rows.tobytes()
+    return json.dumps({"shape": rows.shape}).encode() + b"\n" + rows.tobytes()
 
 
-def _unpacked(value: bytes) -> tuple[str, Ints | str]:
+def _unpacked(value: bytes) -> Ints | str:
     head, _, body = value.partition(b"\n")
     said = json.loads(head)
+    if "error" in said:
+        raise DisagreementError(said["error"])
     if "reason" in said:
-        return said["digest"], said["reason"]
+        return str(said["reason"])
     rows = np.frombuffer(body, "<i4").reshape(said["shape"])
-    return said["digest"], rows.astype(np.int64)
+    return rows.astype(np.int64)
 
 
 def _listed(said: list[str], what: str) -> str:

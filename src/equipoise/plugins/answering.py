@@ -117,8 +117,9 @@ class Answerer:
         call = _read(read)
         if isinstance(call, Call) and call.num_ranks > 1:
             raise DisagreementError(
-                f"equipoise: mode is one_rank, but no process group is at hand for {call.num_ranks} ranks (elastic expert "
-                "parallelism has none), so a plan cannot be handed over; set EQUIPOISE_MODE=every_rank"
+                f"equipoise: mode is one_rank, but no process group is at hand for {call.num_ranks} ranks (vLLM's elastic "
+                "expert parallelism has none, nor has SGLang's when rank 0 is down), so a plan cannot be handed over; set "
+                "EQUIPOISE_MODE=every_rank"
             )
         return call if isinstance(call, Refusal) else self._decide(lambda: call, None, started)
 
@@ -176,12 +177,12 @@ def _read(read: Callable[[], Call]) -> Call | Refusal:
         return Refusal(f"{error}", error.rule)
 
 
-def _digest_of_call(read: Callable[[], Call]) -> str | None:
-    """Return the digest, or None where the call cannot be read here: the first rank's answer serves all the same."""
+def _digest_of_call(read: Callable[[], Call]) -> str:
+    """Return the digest, or "" where the call cannot be read here: the first rank's answer serves all the same."""
     try:
         return read().digest
     except Exception:
-        return None
+        return ""
 
 
 def _digest(found: Ints | Refusal) -> str:

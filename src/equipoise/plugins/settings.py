@@ -28,6 +28,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dispatch": ("equal", "optimal"),
 }
 _DECIDING = ("effort", "locality", "home_share", "max_moves", "mode", "forecast", "forecast_windows", "dispatch", "compare")
+_COMPUTING = ("equipoise", "llvmlite", "numba", "numpy", "scipy")
 _FOR_SEVERAL = ("scenarios", "steps", "robust")
 
 
@@ -58,7 +59,7 @@ class Settings:
     wait_seconds : float
         How long a rank waits for another one before it raises, > 0.
     record : str, optional
-        File (JSON lines) to which calls are written.
+        File (JSON lines, ``.jsonl``) to which calls are written.
     record_bytes, record_files : int
         Size at which a new file is begun, >= 1000, and files kept, >= 1.
 
@@ -99,9 +100,11 @@ class Settings:
         self._check_whole("record_files", 1)
         if not _is_number(self.wait_seconds) or not 0 < self.wait_seconds < float("inf"):
             raise _refusal("wait_seconds", self.wait_seconds, "it must be a number > 0")
+        object.__setattr__(self, "wait_seconds", float(self.wait_seconds))
         for name in ("forecast", "record"):
             if getattr(self, name) is not None and not (isinstance(getattr(self, name), str) and getattr(self, name)):
                 raise _refusal(name, getattr(self, name), "it must be text")
+        self._check_record()
         self._check_home_share()
         self._check_combinations()
 
@@ -109,7 +112,7 @@ class Settings:
     def digest(self) -> str:
         """Hash of all that decides plans, with the versions of what computes them: equal on ranks that will agree."""
         deciding = {name: value for name, value in asdict(self).items() if name in _DECIDING}
-        packages = {name: _version(name) for name in ("equipoise", "numpy", "scipy")}
+        packages = {name: _version(name) for name in _COMPUTING}
         canonical = json.dumps({"settings": deciding, "versions": packages}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -120,6 +123,14 @@ class Settings:
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
             raise _refusal(name, value, f"it must be a whole number >= {least}")
 
+    def _check_record(self) -> None:
+        if self.record is None:
+            return
+        if not self.record.endswith(".jsonl"):
+            raise _refusal("record", self.record, "readers know recordings by the ending .jsonl", "name it so")
+        if os.path.isdir(self.record):  # noqa: PTH112 - pathlib costs what engines wait for
+            raise _refusal("record", self.record, "it is a folder, and must be a file", "name a file in it")
+
     def _check_home_share(self) -> None:
         if self.home_share is None:
             if self.locality == "soft":
@@ -127,6 +138,7 @@ class Settings:
             return
         if not _is_number(self.home_share) or not 0 <= self.home_share <= 1:
             raise _refusal("home_share", self.home_share, "it must be a number in [0, 1]")
+        object.__setattr__(self, "home_share", float(self.home_share))
         if self.locality != "soft":
             raise _refusal("home_share", self.home_share, "it goes with soft locality", "set locality to soft, or leave it out")
 

@@ -140,6 +140,8 @@ def _check_engine() -> None:
 
 
 def _rebalance(stock: Any, *arguments: Any) -> tuple[Any, Any, Any]:
+    import numpy as np
+
     from equipoise.errors import ArgumentError
     from equipoise.plugins.answering import Refusal
     from equipoise.tensors import like
@@ -155,7 +157,7 @@ def _rebalance(stock: Any, *arguments: Any) -> tuple[Any, Any, Any]:
         answer: tuple[Any, Any, Any] = stock(**dict(zip(PARAMETERS, arguments, strict=True)))
         return answer
     give_back = like(arguments[0], on_its_device=False)
-    phy2log, log2phy, count = (give_back(array) for array in _maps(found, arguments[0].shape[-1]))
+    phy2log, log2phy, count = (give_back(array) for array in _maps(found, np.shape(arguments[0])[-1]))
     return phy2log, log2phy, count
 
 
@@ -165,7 +167,9 @@ def _read(
     from equipoise.checks import check_choice, check_integer
     from equipoise.errors import ArgumentError
     from equipoise.plugins.deciding import Call
+    from equipoise.tensors import as_array, is_tensor
 
+    tokens = tokens if is_tensor(tokens) else as_array("tokens_per_expert", tokens)
     name = getattr(algorithm, "name", algorithm)
     check_choice("algorithm", name, ALGORITHMS)
     num_ranks = check_integer("num_physical_experts", num_slots) // check_integer("num_local_physical_experts", slots_per_rank)
@@ -222,9 +226,10 @@ def _alive(algorithm: str, num_ranks: int) -> tuple[bool, ...]:
     state = module.ElasticEPStateManager.instance()
     active = module.ElasticEPStateManager.healthy_rank_state() if state is None else state.active_ranks
     alive = tuple(bool(up) for up in active.tolist())
-    if len(alive) != num_ranks:
+    # Behind the ranks there are places kept for those that may join one day (--max-ep-size), which are down.
+    if len(alive) < num_ranks or any(alive[num_ranks:]):
         raise ArgumentError(f"{len(alive)} ranks are known to be up or down", f"there are {num_ranks}", "wait for the others")
-    return alive
+    return alive[:num_ranks]
 
 
 def _windows(tokens: Any, settings: Settings) -> Array | None:
@@ -290,12 +295,20 @@ def _make_answerer(settings: Settings) -> Answerer:
 
 
 def _find_group(wait_seconds: float) -> Group | None:
-    """Return all ranks; after an elastic scaling the first one alone, whose answer SGLang itself broadcasts."""
+    """Return the ranks that are up; after an elastic scaling the first one alone, whose answer SGLang itself broadcasts.
+
+    None where rank 0 is down: the store that ranks share went with it.
+    """
     from equipoise.plugins.agreeing import Group, world
 
     group = world(wait_seconds)
     module = sys.modules.get("sglang.srt.elastic_ep.elastic_ep")
     state = None if module is None else module.ElasticEPStateManager.instance()
-    if group is None or state is None or not state.has_scaled:
+    if group is None or state is None:
         return group
-    return Group(group.store, 0, 1, "alone", wait_seconds)
+    if state.has_scaled:
+        return Group(group.store, 0, 1, "alone", wait_seconds)
+    up = [rank for rank, is_up in enumerate(state.active_ranks.tolist()[: group.size]) if is_up]
+    if len(up) == group.size:
+        return group
+    return world(wait_seconds, up) if 0 in up else None

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from equipoise.errors import FileError
 from equipoise.files.loads.damage import a_pickle, naming_damage
 from equipoise.files.loads.found import FoundLoad, Hints
+from equipoise.files.loads.hidden import without_dense
 from equipoise.files.loads.opening import Input
 
 _BEST_DEFLATE = 1100
@@ -31,20 +32,27 @@ class StepNames(NamedTuple):
 
 def read_npy(given: Input, hints: Hints) -> FoundLoad:
     """Read an array [steps, layers, experts] or [layers, experts]."""
-    return FoundLoad(read_array(given), hints.layer_ids)
+    load, remarks = without_dense(read_array(given), hints)
+    return FoundLoad(load, hints.layer_ids, remarks=remarks)
 
 
 def read_npz(given: Input, hints: Hints) -> FoundLoad:
     """Read the array ``load``, or the only one, and the names beside it."""
     load = read_array(given, chosen_array(given.arrays, given.name))
+    source_load = read_array(given, "source_load") if "source_load" in given.arrays else None
     layer_ids, labels, phases = names_in(given)
+    remarks: tuple[str, ...] = ()
+    if not layer_ids:
+        load, remarks = without_dense(load, hints)
+        source_load = None if source_load is None else without_dense(source_load, hints)[0]
     return FoundLoad(
         load,
         layer_ids or hints.layer_ids,
         labels,
         phases,
-        source_load=read_array(given, "source_load") if "source_load" in given.arrays else None,
+        source_load=source_load,
         is_in_order=order_in(given),
+        remarks=remarks,
     )
 
 
@@ -63,9 +71,9 @@ def read_array(given: Input, member: str | None = None) -> npt.NDArray[Any]:
         return numbers
 
 
-def read_shape(given: Input, member: str | None = None) -> tuple[int, ...]:
-    """Return the shape that a header claims, without reading what follows."""
-    with naming_damage(given.name), given.open() as file, array_content(file, member) as (content, size):
+def read_shape(given: Input) -> tuple[int, ...]:
+    """Return the shape that a ``.npy``'s header claims, without reading what follows."""
+    with naming_damage(given.name), given.open() as file, array_content(file, None) as (content, size):
         return header_of(content, size, given.name)[0]
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from equipoise.errors import FileError
-
-_LONGEST = 200
+from equipoise.errors import FileError, first_line
 
 
 def a_pickle(name: str) -> FileError:
@@ -35,9 +33,3 @@ def naming_damage(name: str) -> Iterator[None]:
         raise FileError(
             f"{name} is damaged ({first_line(error)})", "it must be a whole numpy or torch file", "write or copy it again"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, cut to 200 characters, or the error's name where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip()[:_LONGEST] if lines else type(error).__name__

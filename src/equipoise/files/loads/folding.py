@@ -82,6 +82,12 @@ def active_slots(
         When there is no active placement, or it lacks a layer, or has another number of slots.
     """
     active = hints.active
+    if hints.num_experts is not None and hints.num_experts > num_slots:
+        raise FileError(
+            f"{name} counts {num_slots} experts or slots a layer",
+            f"the model has {hints.num_experts} experts, and each needs a slot: this is a load of another model",
+            "name the model that was recorded",
+        )
     if active is None:
         raise FileError(
             f"{name} counts {num_slots} slots a layer, not experts",

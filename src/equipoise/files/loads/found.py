@@ -17,6 +17,7 @@ class FoundLoad:
     ``source_load`` is [steps, source ranks, layers, experts] where the file tells which rank the tokens came from; over the
     sources it adds up to ``load``. ``is_in_order`` is False where steps may not follow one another in time. ``format`` is the
     name of the format that was recognised; ``remarks`` are one sentence each on what reading left out or could not know.
+    ``may_be_slots`` where the format counts slots and nobody said which expert each held, so each was taken for an expert.
     """
 
     load: npt.NDArray[Any]
@@ -28,6 +29,7 @@ class FoundLoad:
     source_load: npt.NDArray[Any] | None = None
     is_in_order: bool = True
     remarks: tuple[str, ...] = ()
+    may_be_slots: bool = False
 
 
 @dataclass(frozen=True)

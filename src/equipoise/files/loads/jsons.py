@@ -9,9 +9,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from equipoise.errors import FileError
-from equipoise.files.loads.damage import first_line
+from equipoise.errors import FileError, first_line
 from equipoise.files.loads.found import FoundLoad, Hints
+from equipoise.files.loads.hidden import without_dense
 from equipoise.files.loads.nesting import check_nesting
 from equipoise.files.loads.opening import Input
 
@@ -36,7 +36,8 @@ def read(given: Input, hints: Hints, *, key: str = "") -> FoundLoad:
             first = next(steps, None)
             if first is None:
                 raise FileError(f"{given.name} holds no load", "it needs at least one layer", "record it again")
-            return FoundLoad(_stacked(first, steps, given.name), hints.layer_ids)
+            load, remarks = without_dense(_stacked(first, steps, given.name), hints)
+            return FoundLoad(load, hints.layer_ids, remarks=remarks)
         except (ijson.JSONError, UnicodeDecodeError, RecursionError) as error:
             raise FileError(
                 f"{given.name} is not valid JSON at {_json_position(file)} ({first_line(error)})",

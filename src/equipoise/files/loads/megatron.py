@@ -1,4 +1,4 @@
-"""Megatron's dumps of expert load, one ``.npz`` a rank (docs/engines/others.md).
+"""Megatron's dumps of expert load, one ``.npz`` a rank (docs/engines/megatron.md).
 
 Each rank counts the tokens that it routes, by layer, forward and slot. Over the ranks of an expert-parallel group they add up;
 groups of other pipeline stages bring other layers, groups of the same layers are replicas of the model and add up too.
@@ -38,7 +38,7 @@ def read(given: Input, hints: Hints) -> FoundLoad:
 
     Where the dumps hold different numbers of forwards, the last of the longer ones are left out.
     """
-    remarks = ["layer numbers are Megatron's, which count from 1"]
+    remarks = ["Megatron numbers layers from 1: layers are given here by its numbers less 1, as the model's own"]
     if given.kind == "directory":
         names = [name for name in given.files if _FILE.fullmatch(name)]
         if not names:
@@ -55,12 +55,14 @@ def read(given: Input, hints: Hints) -> FoundLoad:
     if longest > len(source):
         remarks.append(f"left out forwards after the first {len(source)}, as not every layer of every rank has them")
     _, ranks, num_layers, slots = source.shape
+    may_be_slots = hints.active is None and hints.num_experts is None
     if hints.active is not None or hints.num_experts not in (None, slots):
         source = fold(source, *active_slots(hints, num_layers, slots, given.name, layers), given.name, layers)
     elif hints.num_experts is None:
         remarks.append("counts are by slot, and each is taken for an expert, as no active placement is given")
     load = source.sum(axis=1, dtype=np.int64)
-    return FoundLoad(load, layers, source_load=source if ranks > 1 else None, remarks=tuple(remarks))
+    source_load = source if ranks > 1 else None
+    return FoundLoad(load, layers, source_load=source_load, remarks=tuple(remarks), may_be_slots=may_be_slots)
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def _check_dump(dump: _Dump) -> None:
             "each layer has one of each, and its own number",
             "copy it again",
         )
+    if min(dump.layers) < 1:
+        raise FileError(f"{dump.name} has layer number 0", "Megatron numbers layers from 1", "copy it again")
     fewest = min(dump.forwards)
     if fewest < 1 or max(dump.forwards) > shape[1]:
         layer = dump.layers[dump.forwards.index(fewest)]
@@ -170,14 +174,14 @@ def _check_groups(dumps: list[_Dump], name: str) -> None:
     sizes = sorted({(len(dump.group), dump.loads.shape[2]) for dump in dumps})
     if len(sizes) > 1:
         raise FileError(
-            f"{name} has dumps of {sizes[0][0]} ranks and {sizes[0][1]} slots, and of {sizes[-1][0]} and {sizes[-1][1]}",
+            f"{name} has dumps of groups of {sizes[0][0]} and {sizes[0][1]} slots, and of {sizes[-1][0]} and {sizes[-1][1]}",
             "all groups of a capture have the same",
             "keep a folder for each capture",
         )
 
 
 def _joined(dumps: list[_Dump], *, is_alone: bool) -> tuple[npt.NDArray[Any], tuple[int, ...], int]:
-    """Return loads [forwards, ranks of a group, layers, slots], the layers, and the most forwards that a layer has."""
+    """Return loads [forwards, ranks of a group, layers, slots], the model's layers, and the most forwards of a layer."""
     layers = sorted({layer for dump in dumps for layer in dump.layers})
     forwards = min(min(dump.forwards) for dump in dumps)
     longest = max(max(dump.forwards) for dump in dumps)
@@ -192,4 +196,4 @@ def _joined(dumps: list[_Dump], *, is_alone: bool) -> tuple[npt.NDArray[Any], tu
         rows = np.searchsorted(layers, dump.layers)
         to = source[:, 0 if is_alone else dump.rank_in_group]
         to[:, rows] += dump.loads[:, :forwards].transpose(1, 0, 2).astype(dtype, copy=False)
-    return source, tuple(layers), longest
+    return source, tuple(layer - 1 for layer in layers), longest

@@ -9,8 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from equipoise.errors import FileError
-from equipoise.files.loads.damage import first_line
+from equipoise.errors import FileError, first_line
 
 _LONGEST_LINE = 2**25
 
@@ -52,6 +51,18 @@ class Steps:
             self._buffer = grown
         self._buffer[self._filled] = load
         self._filled += 1
+
+    @property
+    def num_experts(self) -> int:
+        """Experts of the loads taken in so far; 0 where there are none."""
+        return 0 if self._buffer is None else int(self._buffer.shape[2])
+
+    def widen(self, num_experts: int) -> None:
+        """Give those taken in so far as many experts at least; the new ones have no load."""
+        if self._buffer is not None and num_experts > self._buffer.shape[2]:
+            wider = np.zeros((*self._buffer.shape[:2], num_experts), self._buffer.dtype)
+            wider[: self._filled, :, : self._buffer.shape[2]] = self._buffer[: self._filled]
+            self._buffer = wider
 
     def __len__(self) -> int:
         """Count the loads taken in so far."""

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+_SHORT = 100
+"""One run of rows without load shorter than this part of a ring is more likely idle passes."""
+
 
 class Order(NamedTuple):
     """Positions of the rows that hold steps, whether these follow one another in time, and what is to be said of it."""
@@ -20,8 +23,10 @@ def time_order(is_written: npt.NDArray[np.bool_], is_in_order: bool | None = Non
     """Put the rows of a ring in order of time, as far as they tell it.
 
     Such a ring goes on where it was when it is emptied for the next recording, so rows never written may lie anywhere in it.
-    One run of them, which may go over the end: recording began after it and ended before it. None: it may have wrapped at any
-    row. Several runs: some steps had no load, and which rows were never written is not known.
+    One run of them, which may go over the end: recording began after it and ended before it, unless the ring wrapped and these
+    are idle passes. A recording of any length ends within the last hundredth of a ring one time in a hundred, so a run shorter
+    than that leaves the order unknown; a longer one is taken for rows never written, and said to be. None: the ring may have
+    wrapped at any row. Several runs: some steps had no load, and which rows were never written is not known.
 
     Parameters
     ----------
@@ -54,6 +59,11 @@ def time_order(is_written: npt.NDArray[np.bool_], is_in_order: bool | None = Non
         return Order(
             rows, False, (*left_out, f"which lie in {len(begins)} places: the order of the other steps is taken as unknown")
         )
+    if empty * _SHORT < len(is_written):
+        return Order(
+            rows, False, (*left_out, "too few to be rows never written rather than idle passes: the order is taken as unknown")
+        )
     ordered = np.roll(rows, -int(np.searchsorted(rows, begins[0])))
     turned = (f"took row {begins[0]} of the ring as the first step",) if begins[0] else ()
-    return Order(ordered, True, (*left_out, *turned))
+    assumed = "the order of steps rests on their being rows never written, not idle passes in a ring that wrapped"
+    return Order(ordered, True, (*left_out, assumed, *turned))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from equipoise.errors import FileError
 from equipoise.files.loads import torch_files
 from equipoise.files.loads.arrays import chosen_array, read_array, read_shape
 from equipoise.files.loads.found import FoundLoad, Hints
+from equipoise.files.loads.hidden import moe_rows
 from equipoise.files.loads.opening import Input
 
 KEY = "routed_experts"
@@ -40,15 +42,32 @@ def recognises(given: Input) -> bool:
 def could_be_picks(array: npt.NDArray[Any]) -> bool:
     """Say whether an array may hold expert ids: integers [tokens, layers, picks], in each row distinct but for -1.
 
+    Layers that are 0 throughout may be dense ones, and are passed over. A single pick a token tells nothing.
+
     >>> could_be_picks(np.array([[[3, 1], [0, -1]]])), could_be_picks(np.array([[[3, 3]]]))
     (True, False)
     """
-    if array.ndim != 3 or array.dtype.kind not in "iu" or not 1 < array.shape[2] <= _MOST_PICKS or 0 in array.shape:
+    return _is_shaped(array) and array.shape[2] > 1 and _are_distinct(array, _moe_layers([array]))
+
+
+def _is_shaped(array: npt.NDArray[Any]) -> bool:
+    """Say whether an array is integers [tokens, layers, picks] in the range of expert ids."""
+    if array.ndim != 3 or array.dtype.kind not in "iu" or array.shape[2] > _MOST_PICKS or 0 in array.shape:
         return False
-    if array.min() < UNSET or array.max() >= _MOST_EXPERTS:
-        return False
-    ranked = np.sort(array, axis=2)
-    return not ((ranked[:, :, 1:] == ranked[:, :, :-1]) & (ranked[:, :, 1:] != UNSET)).any()
+    return bool(array.min() >= UNSET and array.max() < _MOST_EXPERTS)
+
+
+def _moe_layers(sequences: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
+    """Say of each layer whether any token picked there: engines leave rows of dense layers at 0."""
+    used: npt.NDArray[np.bool_] = np.any([picks.any(axis=(0, 2)) for picks in sequences], axis=0)
+    return used
+
+
+def _are_distinct(array: npt.NDArray[Any], layers: npt.NDArray[Any]) -> bool:
+    """Say whether no token picked an expert of one of these layers twice; of no layer at all it is not known."""
+    ranked = np.sort(array[:, layers], axis=2)
+    twice = (ranked[:, :, 1:] == ranked[:, :, :-1]) & (ranked[:, :, 1:] != UNSET)
+    return ranked.shape[1] > 0 and not twice.any()
 
 
 def read(given: Input, hints: Hints) -> FoundLoad:
@@ -61,6 +80,11 @@ def read(given: Input, hints: Hints) -> FoundLoad:
     layers = {picks.shape[1] for picks in sequences}
     if len(layers) != 1:
         raise FileError(f"{given.name} has sequences of {sorted(layers)} layers", "all must be of one model", "sort them out")
+    rows, of_layers = moe_rows(_moe_layers(sequences), hints.layer_ids, given.name)
+    for picks, part in zip(sequences, parts, strict=True):
+        if not _are_distinct(picks, np.array(rows)):
+            raise _no_picks(picks, part.name)
+    sequences = [picks[:, rows] for picks in sequences]
     largest = max(int(picks.max()) for picks in sequences)
     num_experts = hints.num_experts or largest + 1
     if largest >= num_experts:
@@ -69,12 +93,12 @@ def read(given: Input, hints: Hints) -> FoundLoad:
             f"the model has {num_experts}, 0 to {num_experts - 1}",
             "name the right model",
         )
-    remarks = ["each sequence is one step: its tokens passed the engine in many"]
+    remarks = [*of_layers, "each sequence is one step: its tokens passed the engine in many"]
     if hints.num_experts is None:
         remarks.append(f"took the largest id, {largest}, for the last expert")
     return FoundLoad(
         np.stack([_counted(picks, num_experts) for picks in sequences]),
-        hints.layer_ids,
+        hints.layer_ids or (tuple(rows) if of_layers else ()),
         labels=tuple(part.path.stem for part in parts) if given.kind == "directory" else None,
         is_in_order=len(sequences) == 1,
         remarks=tuple(remarks),
@@ -94,13 +118,17 @@ def _picks(given: Input) -> npt.NDArray[Any]:
     return torch_files.as_numbers(found, given.name)
 
 
+def _no_picks(picks: npt.NDArray[Any], name: str) -> FileError:
+    return FileError(
+        f"{name} holds {picks.dtype} of shape {list(picks.shape)}",
+        f"it must be expert ids [tokens, layers, picks], up to {_MOST_PICKS} of a row, distinct, {UNSET} for none",
+        "save the engine's array as it is, or read the file as another format",
+    )
+
+
 def _checked(picks: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    if not could_be_picks(picks):
-        raise FileError(
-            f"{name} holds {picks.dtype} of shape {list(picks.shape)}",
-            f"it must be expert ids [tokens, layers, picks], up to {_MOST_PICKS} of a row, distinct, {UNSET} for none",
-            "save the engine's array as it is, or read the file as another format",
-        )
+    if not _is_shaped(picks):
+        raise _no_picks(picks, name)
     if picks.max() == UNSET:
         raise FileError(f"{name} names no expert", "a sequence has at least one token", "record it again")
     return picks

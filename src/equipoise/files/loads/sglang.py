@@ -12,6 +12,7 @@ from equipoise.errors import FileError
 from equipoise.files.loads import torch_files
 from equipoise.files.loads.folding import fold
 from equipoise.files.loads.found import FoundLoad, Hints
+from equipoise.files.loads.hidden import Rows, busy_layers, busy_rows, named_rows
 from equipoise.files.loads.opening import Input
 from equipoise.files.loads.ring import time_order
 
@@ -66,7 +67,7 @@ def read_stat(given: Input, hints: Hints) -> FoundLoad:
         raise FileError(
             f"{given.name} has {_COUNTS} of shape {list(counts.shape)}", "it must be [steps, hidden layers, experts]", _AGAIN
         )
-    is_busy = _busy(counts)
+    is_busy = busy_layers(counts)
     layers, remarks = _chosen_layers(is_busy, hints, given.name)
     order = time_order(np.logical_or.reduce(is_busy, axis=1), hints.is_in_order)
     return FoundLoad(
@@ -91,7 +92,7 @@ def read_passes(given: Input, hints: Hints) -> FoundLoad:
     expert_of_slot = _map_of(dumps)
     passes, remarks = _whole_passes(dumps, expert_of_slot.shape, given)
     load, source_load, of_sources = _folded(passes, expert_of_slot, hints.num_experts, given.name)
-    is_busy = _busy(load)
+    is_busy = busy_layers(load)
     layers, of_layers = _chosen_layers(is_busy, hints, given.name)
     steps = np.flatnonzero(is_busy.any(axis=1))
     idle = (f"left out {len(load) - len(steps):,} passes without load",) if len(steps) < len(load) else ()
@@ -267,28 +268,13 @@ def _phases(passes: Sequence[tuple[_Pass, ...]]) -> tuple[str, ...] | None:
     return tuple(found.pop() if len(found) == 1 else "mixed" for found in names)
 
 
-def _busy(load: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Say of each step and layer whether it has load: [steps, layers]; a step at a time, without a copy of the load."""
-    return np.stack([step.any(axis=1) for step in load])
-
-
-def _chosen_layers(is_busy: npt.NDArray[np.bool_], hints: Hints, name: str) -> tuple[list[int], tuple[str, ...]]:
+def _chosen_layers(is_busy: npt.NDArray[np.bool_], hints: Hints, name: str) -> Rows:
     """Return the rows of MoE layers among all hidden layers: those named, or those with load."""
-    count = is_busy.shape[1]
     if not is_busy.any():
         raise FileError(f"{name} has no load at all", "it must hold at least one pass", "record while requests run")
     if hints.layer_ids:
-        if not set(hints.layer_ids) <= set(range(count)):
-            raise FileError(
-                f"{name} has {count} hidden layers", f"it must have layer {max(hints.layer_ids)}", "name the model that ran"
-            )
-        return list(hints.layer_ids), ()
-    layers = [int(layer) for layer in np.flatnonzero(is_busy.any(axis=0))]
-    missing = [str(layer) for layer in range(count) if layer not in set(layers)]
-    shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-    return layers, (
-        (f"left out layer{'s' * (len(missing) > 1)} {shown} without load, dense ones most likely",) if missing else ()
-    )
+        return named_rows(is_busy.shape[1], hints.layer_ids, name)
+    return busy_rows(np.logical_or.reduce(is_busy))
 
 
 def _picked(load: npt.NDArray[Any], steps: npt.NDArray[np.int64], layers: Sequence[int]) -> npt.NDArray[Any]:

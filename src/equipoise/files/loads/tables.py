@@ -8,8 +8,7 @@ from typing import Any, Literal, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from equipoise.errors import FileError
-from equipoise.files.loads.damage import first_line
+from equipoise.errors import FileError, first_line
 from equipoise.files.loads.found import FoundLoad, Hints
 from equipoise.files.loads.opening import Input
 
@@ -55,6 +54,12 @@ def _csv_header(text: TextIO) -> list[str] | None:
 
 def _from_long_rows(text: TextIO, header: list[str], name: str) -> FoundLoad:
     columns = ["step", "layer", "expert"] if "step" in header else ["layer", "expert"]
+    if not {"step", "layer", "expert", "load"} & set(header):
+        raise FileError(
+            f"{name} is no load file: its text begins with neither a header of a load nor numbers",
+            "a .csv holds a header layer,expert,load (step too, if there are several) or a plain matrix [layers, experts]",
+            "name the file that was recorded",
+        )
     if sorted(header) != sorted([*columns, "load"]):
         raise FileError(
             f"{name} has the columns {_shown(header)}",

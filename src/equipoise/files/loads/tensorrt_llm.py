@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from equipoise.errors import FileError, unreadable
-from equipoise.files.loads.damage import first_line
+from equipoise.errors import FileError, first_line, unreadable
 from equipoise.files.loads.folding import active_slots, fold
 from equipoise.files.loads.found import FoundLoad, Hints
 from equipoise.files.loads.opening import Input
@@ -221,7 +220,9 @@ def _by_expert(counts: _Counts, hints: Hints, name: str) -> FoundLoad:
         expert_of_slot, experts = active_slots(hints, layers, held, name, counts.layer_ids)
         source = fold(source, expert_of_slot, experts, name, counts.layer_ids)
     load = source.sum(axis=1, dtype=np.int64)
-    return FoundLoad(load, counts.layer_ids, source_load=source if ranks > 1 else None)
+    may_be_slots = hints.active is None and hints.num_experts is None
+    source_load = source if ranks > 1 else None
+    return FoundLoad(load, counts.layer_ids, source_load=source_load, may_be_slots=may_be_slots)
 
 
 def _left_out(given: Input) -> tuple[str, ...]:

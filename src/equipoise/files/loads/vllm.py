@@ -40,7 +40,7 @@ def read(given: Input, hints: Hints) -> FoundLoad:
             elif kind == _STATS:
                 if not len(steps):
                     num_experts = _experts_of(record, meta) or num_experts
-                num_experts = _add_load(steps, record, num_experts, meta)
+                _add_load(steps, record, num_experts, meta)
                 numbers.append(whole_number(record, "step"))
             else:
                 others[str(kind)[:40]] += 1
@@ -62,8 +62,8 @@ def _check_first(record: Record, meta: Record | None, num_steps: int) -> None:
         )
 
 
-def _add_load(steps: Steps, record: Record, num_experts: int | None, meta: Record | None) -> int:
-    """Fold one record's load with its own map; returns the number of experts."""
+def _add_load(steps: Steps, record: Record, num_experts: int | None, meta: Record | None) -> None:
+    """Fold one record's load with its own map; where nobody says how many experts there are, the largest of any map tells."""
     check_version(record)
     load = matrix(record, "expert_load")
     slots = matrix(record, "p2l_map", whole=True)
@@ -81,9 +81,10 @@ def _add_load(steps: Steps, record: Record, num_experts: int | None, meta: Recor
                 f"num_layers in {source.place} says {layers}",
                 "mend or drop that line",
             )
-    folded = fold(load, slots, num_experts, record.place)
+    held = num_experts or max(steps.num_experts, int(slots.max()) + 1, 1)
+    folded = fold(load, slots, held, record.place)
+    steps.widen(held)
     steps.add(folded, record.place)
-    return int(folded.shape[1])
 
 
 def _experts_of(record: Record, meta: Record | None) -> int | None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from equipoise.errors import EquipoiseError, FileError, MissingExtraError, unreadable
+from equipoise.errors import EquipoiseError, FileError, MissingExtraError, first_line, unreadable
 from equipoise.files.pickles import asks_for_long_name
 
 LARGEST_FILE = 2**26
@@ -38,13 +39,13 @@ class Content:
 
     @classmethod
     def read(cls, path: str | PathLike[str]) -> Content:
-        """Read a whole file; refuse one that is empty, or too large to be a placement."""
+        """Read a whole file, or standard input for ``-``; refuse one that is empty, or too large to be a placement."""
         try:
-            with Path(path).open("rb") as file:
+            with _opened(path) as file:
                 data = file.read(LARGEST_FILE + 1)
         except OSError as error:
             raise unreadable(path, error) from error
-        content = cls(data, str(path))
+        content = cls(data, "standard input" if str(path) == "-" else str(path))
         if not data.strip():
             raise content.foreign("it is empty")
         if len(data) > LARGEST_FILE:
@@ -156,10 +157,10 @@ class Content:
             self._check_row(row, len(rows[0]) if isinstance(rows[0], list) else 0, f"{what}, {names(layer)}", names(0))
         return np.asarray(rows, np.int64)
 
-    def number(self, value: object, what: str, least: int = 0) -> int:
-        """Return a whole number of at least ``least``; a bool or a float is none."""
-        if type(value) is not int or not least <= value < 2**31:
-            raise self.foreign(f"{what} is {shown(value)}, not a whole number >= {least}")
+    def number(self, value: object, what: str) -> int:
+        """Return a whole number >= 0; a bool or a float is none."""
+        if type(value) is not int or not 0 <= value < 2**31:
+            raise self.foreign(f"{what} is {shown(value)}, not a whole number >= 0")
         return value
 
     def foreign(self, cause: str) -> FileError:
@@ -198,18 +199,16 @@ class Content:
             raise self.foreign(f"its arrays are larger than {LARGEST_ARRAYS >> 20} MiB")
 
 
+def _opened(path: str | PathLike[str]) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(sys.stdin.buffer) if str(path) == "-" else Path(path).open("rb")
+
+
 def shown(value: object) -> str:
     """Show a value of a file, cut short: it may be anything."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**40:
         return "a number of more than 40 digits"
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says in one line, or its kind where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def _loads(text: str) -> Any:

@@ -62,11 +62,11 @@ def check_for_engine(found: FoundPlacement, engine: str) -> None:
             f"plan for the ranks that are up; {OWN}",
         )
     if found.experts_known > found.num_slots:
-        raise _without_slot(found, engine, f"{found.experts_known} experts in {found.num_slots} slots")
+        raise _without_slot(engine, f"{found.experts_known} experts in {found.num_slots} slots")
     lost = np.argwhere(replica_count(placed, found.experts_known) == 0)
     if lost.size:
         layer, expert = (int(i) for i in lost[0])
-        raise _without_slot(found, engine, f"{found.layer_name(layer)}: expert {expert} has no slot")
+        raise _without_slot(engine, f"{found.layer_name(layer)}: expert {expert} has no slot")
 
 
 def replica_count(placed: npt.NDArray[np.int64], num_experts: int) -> npt.NDArray[np.int64]:
@@ -107,5 +107,5 @@ def _check_ranks(found: FoundPlacement, engine: str) -> None:
         )
 
 
-def _without_slot(found: FoundPlacement, engine: str, what: str) -> ArgumentError:
+def _without_slot(engine: str, what: str) -> ArgumentError:
     return ArgumentError(what, f"{engine} needs a slot for every expert in every layer", f"plan anew; {OWN}")

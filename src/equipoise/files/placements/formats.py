@@ -156,9 +156,10 @@ def _picked(found: FoundPlacement, layer_ids: tuple[int, ...]) -> FoundPlacement
     if missing:
         raise _of_another(found, f"no row for layer {missing[0]}", f"rows for the {len(layer_ids)} layers named")
     left_out = len(row_of) - len(layer_ids)
+    kept = found.remarks if found.format == tensorrt_llm.NAME else ()  # SGLang's asks for the model, which is now named
     remarks = (f"{left_out} rows of layers that were not named are left out",) if left_out else ()
     rows = [row_of[layer] for layer in layer_ids]
-    return replace(found, expert_of_slot=found.expert_of_slot[rows], layer_ids=layer_ids, remarks=remarks)
+    return replace(found, expert_of_slot=found.expert_of_slot[rows], layer_ids=layer_ids, remarks=(*kept, *remarks))
 
 
 def _numbered(found: FoundPlacement, layer_ids: tuple[int, ...]) -> FoundPlacement:

@@ -88,7 +88,7 @@ def _check_sizes(content: Content, file: PlacementFile, num_slots: int) -> None:
 def _read_npz(content: Content) -> dict[str, Any]:
     header, placed = content.arrays(_HEADER, _PLACED)
     with content.damage_named():
-        fields: dict[str, Any] = json.loads(str(header))
+        fields: dict[str, Any] = json.loads(str(header).encode())  # numpy makes texts of bytes that are none
         return {**fields, _PLACED: placed.tolist()}
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from equipoise.errors import FileError
-from equipoise.files.placements.content import Content, first_line, shown
+from equipoise.errors import FileError, first_line
+from equipoise.files.placements.content import Content, shown
 from equipoise.files.placements.format import Format, check_for_engine, layer_numbers
 from equipoise.files.placements.found import FoundPlacement
 
