@@ -10,7 +10,8 @@ import pytest
 
 import equipoise
 from equipoise import Cluster, LoadTrace, Placement
-from equipoise.engines.worth import in_order, weigh
+from equipoise.engines.starting import in_id_order
+from equipoise.engines.worth import weigh
 from equipoise.migrating.links import LINKS
 from equipoise.models import find_model
 
@@ -74,7 +75,7 @@ def test_whether_it_pays(run):
     """Break-even as weigh() gives it, and the word for steps above and below."""
     model = find_model("gpt-oss-20b")
     load = ("--load", EXAMPLE, "--link", "h800", "--every", 500)
-    expected = weigh(LoadTrace.example(), in_order(24, 32, Cluster(8, 5)), model, LINKS["h800"], 500)
+    expected = weigh(LoadTrace.example(), in_id_order(Cluster(8, 5), 24, 32), model, LINKS["h800"], 500)
     code, found = _found(run, *GPT_OSS, *load)
     assert code == 0
     assert found["worth"]["break_even"] == expected.break_even
@@ -141,6 +142,49 @@ def test_a_placement_that_is_refused(run, tmp_path):
     assert found["errors"] == 1
 
 
+@pytest.mark.parametrize(
+    ("engine", "format_", "level"),
+    [
+        ("tensorrt-llm", "sglang", "error"),
+        ("vllm-ascend", "sglang", "error"),
+        ("sglang", "vllm-ascend", "error"),
+        ("sglang", "equipoise", "note"),
+        ("vllm", "sglang", "note"),
+    ],
+)
+def test_a_file_of_another_format(run, tmp_path, engine, format_, level):
+    """The engine could not load another's; our own is there to be converted; vLLM loads none, which is said."""
+    slots = np.tile(np.concatenate([np.arange(32), np.arange(8)]), (24, 1))
+    path = tmp_path / "map.json"
+    Placement(slots, Cluster(8, 5), 32).write(
+        path, *([] if format_ == "equipoise" else [format_]), **({"hidden_layers": 24} if format_ == "sglang" else {})
+    )
+    code, found = _found(run, "check", path, "--engine", engine, "--model", "gpt-oss-20b", "--ep", 8)
+    (about,) = [each for each in found["findings"] if "is a file of format" in each["found"]]
+    assert (about["level"], code) == (level, 3 if level == "error" else 0)
+    assert about["next_step"] == f"equipoise convert {path} OUT --for {engine} --model NAME"
+    assert found["redundant"] == 8
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm", "vllm-ascend"])
+def test_a_refused_placement_is_not_taken_for_none(run, tmp_path, engine):
+    """Nothing is said of slots that it would tell, nor that there is no placement, nor of what it would make of memory."""
+    path = tmp_path / "map.json"
+    path.write_text(json.dumps({"physical_to_logical_map": [[0, 1]], "note": "mine"}))
+    command = ("check", path, "--engine", engine, "--ep", 5, "--model", "gpt-oss-20b")
+    code, found = _found(run, *command)
+    assert (code, found["errors"], found["redundant"], found["memory"]) == (3, 1, None, None)
+    said = json.dumps(found["findings"])
+    assert "nothing is balanced" not in said
+    assert "divisible by ranks" not in said
+    assert "enable_eplb taken as set" not in said or engine == "vllm"
+    out = run(*command)[1]
+    assert "32 experts on 5 ranks" in out
+    assert "redundant on" not in out
+    code, found = _found(run, *command, "--redundant", 4)
+    assert (code, found["errors"], found["redundant"]) == (3, 2, 4)
+
+
 def test_draft_layers_of_a_file(run, tmp_path):
     """TensorRT-LLM looks for draft layers too: they are read where the option says that they are used."""
     model = find_model("deepseek-v3")
@@ -152,7 +196,11 @@ def test_draft_layers_of_a_file(run, tmp_path):
     assert _found(run, "check", tmp_path / "with.yaml", *command)[0] == 0
     code, found = _found(run, "check", tmp_path / "without.yaml", *command)
     assert code == 3
-    assert "61" in found["findings"][0]["found"] + found["findings"][0]["rule"]
+    (error,) = [each for each in found["findings"] if each["level"] == "error"]
+    assert "without 61 to 61 in initial_global_assignments loading ends with a KeyError" in error["rule"]
+    assert found["redundant"] == 0
+    command = (*command[:-1], "num_nextn_predict_layers=2")
+    assert "without 61 to 62" in json.dumps(_found(run, "check", tmp_path / "with.yaml", *command)[1])
 
 
 @pytest.mark.parametrize(

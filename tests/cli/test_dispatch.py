@@ -94,7 +94,7 @@ def test_batch_as_json(run, files):
         (("--prefer-near",), {"prefer_near": True}),
         (PAID, {"move_time": MoveTime(1e-5, 44e6)}),
         (
-            (*PAID, "--bandwidth", "900GB", "--node-bandwidth", "25e9"),
+            (*PAID, "--link", "900GB", "--node-link", "25e9"),
             {"move_time": MoveTime(1e-5, 44e6, 900e9, 25e9)},
         ),
     ],
@@ -213,8 +213,8 @@ BAD = [
     (("home", "LOAD", *PAID), "--expert-bytes without --spare-slots"),
     (("home", "LOAD", "--spare-slots", 1, *PAID[:2]), "--expert-bytes without --seconds-per-token: the time of a move takes"),
     (("home", "LOAD", "--spare-slots", 1, *PAID[2:]), "--seconds-per-token without --expert-bytes: the time of a move takes"),
-    (("home", "LOAD", "--spare-slots", 1, "--bandwidth", "1GB"), "--bandwidth without --seconds-per-token"),
-    (("home", "LOAD", "--spare-slots", 1, *PAID, "--node-bandwidth", "fast"), "--node-bandwidth is 'fast': it must be a size"),
+    (("home", "LOAD", "--spare-slots", 1, "--link", "1GB"), "--link without --seconds-per-token"),
+    (("home", "LOAD", "--spare-slots", 1, *PAID, "--node-link", "fast"), "--node-link is 'fast': it must be bytes a second"),
     (("home", "LOAD", "--spare-slots", 1, *PAID[:3], 0), "seconds_per_token is 0.0: it must be a finite number > 0"),
     (("home", "LOAD", "--out", "split.json"), "split.json ends in .json: a split is written as .npz; name it so"),
     (("home", "LOAD", "--out", "split"), "split ends in nothing: a split is written as .npz"),
@@ -255,4 +255,4 @@ def test_help(run):
     """Says what it does, with an example."""
     code, out, _ = run("dispatch", "--help")
     assert code == 0
-    assert "Example: equipoise dispatch" in out
+    assert "  equipoise dispatch" in out

@@ -6,8 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save as safetensors_bytes
 
 from equipoise import LoadTrace
+from equipoise.files.placements import FoundPlacement, write_as
+from samples import npy
 
 SHAPE = ("--ranks", 4, "--slots", 40, "--json")
 DENSE = 1
@@ -82,9 +85,44 @@ def test_formats_by_name(run, tmp_path):
     (tmp_path / "x.csv").write_text("1,2\n3,4\n")
     code, _, err = run("inspect", tmp_path / "x.csv", "--format", "sglang")
     assert code == 2
-    assert "it must be auto" in err
+    assert "it must be one of auto" in err
     assert "sglang-stat" in err
     code, _, err = run("inspect", tmp_path / "x.csv", "--format", "npz")
     assert code == 2
     assert "x.csv is text: the format npz is read from an .npz file" in err
     assert json.loads(run("inspect", tmp_path / "x.csv", "--format", "csv", "--json")[1])["format"] == "csv"
+
+
+@pytest.mark.compiled
+def test_plan_says_that_slots_may_be_planned_as_experts(run, tmp_path):
+    """On stderr, beside JSON too, of windows too, and never with --quiet or the placement in use."""
+    loads = np.random.default_rng(0).integers(1, 9, (3, 2, 40))
+    tensors = {f"{step}_{layer}": loads[step, layer] for step in range(3) for layer in range(2)}
+    path = tmp_path / "rank0.safetensors"
+    path.write_bytes(safetensors_bytes({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
+    shape = ("--ranks", 4, "--slots", 44)
+    for more in ((), ("--json",), ("--window", 2)):
+        code, _, err = run("plan", path, *shape, *more)
+        assert code == 0
+        assert "note: 40 columns, as many experts as no known model has, and tensorrt-llm counts slots" in err
+    assert run("plan", path, *shape, "--quiet")[2] == ""
+    active = tmp_path / "active.yaml"
+    write_as(active, "tensorrt-llm", FoundPlacement(np.tile(np.arange(40) % 32, (2, 1)), (0, 1), num_experts=32))
+    assert run("plan", path, *shape, "--active", active)[2] == ""
+    active.write_text(active.read_text().replace("layer_updates_per_iter: 0", "layer_updates_per_iter: 2"))
+    assert "the engine moves experts away from this placement" in run("inspect", path, "--active", active)[1]
+
+
+def test_plain_files_with_rows_of_dense_layers(run, tmp_path):
+    """The model's rows are taken where the others have no load; with load in them it is another model."""
+    load = np.zeros((2, 61, 256), int)
+    load[:, 3:] = 8
+    for name, content in (("x.json", json.dumps({"logical_count": load.tolist()}).encode()), ("x.npy", npy(load))):
+        (tmp_path / name).write_bytes(content)
+        found = json.loads(run("inspect", tmp_path / name, "--model", "deepseek-v3", "--json")[1])
+        assert (found["layers"], found["per_layer"]["layer_id"][0]) == (58, 3)
+        assert found["remarks"] == ["took the rows of the 58 layers named; the other 3 of 61 have no load"]
+    (tmp_path / "x.npy").write_bytes(npy(load + 1))
+    code, _, err = run("inspect", tmp_path / "x.npy", "--model", "deepseek-v3")
+    assert code == 2
+    assert "layer_ids has 58" in err

@@ -66,6 +66,7 @@ def _show(chain: Chain) -> None:
             ]
             for term, tokens in chain.terms.items()
         ],
+        words=["what it adds"],
     )
     out.print(
         f"together {chain.total:,.0f}; balance of all windows' tokens together, so large windows count more",

@@ -10,18 +10,22 @@ import typer
 
 from equipoise.checks import check_choice
 from equipoise.cli import options
+from equipoise.cli.linking import read_links
 from equipoise.cli.output import out, percent, print_json, table, working
 from equipoise.cli.selecting import Reading, read_part
+from equipoise.cli.streams import check_streams
 from equipoise.cluster import Cluster
 from equipoise.engines.checking import ENGINES, Diagnosis, check, make_setup
 from equipoise.engines.findings import LEVELS, Finding, error, note
 from equipoise.engines.memory import Memory
 from equipoise.engines.options import parse_options
 from equipoise.engines.setups import Setup
-from equipoise.engines.worth import ASCEND_DECODE, ASCEND_PREFILL, Worth, in_order, strict_cost, weigh
+from equipoise.engines.starting import in_id_order
+from equipoise.engines.worth import ASCEND_DECODE, ASCEND_PREFILL, Worth, strict_cost, weigh
 from equipoise.errors import ArgumentError, FileError
-from equipoise.files.placements import read_any
-from equipoise.migrating.links import LINKS
+from equipoise.files.placements import FoundPlacement, read_any
+from equipoise.files.placements.own import NAME as OWN
+from equipoise.migrating.links import Links
 from equipoise.models import Model, find_model
 from equipoise.placement import Placement
 from equipoise.planning.warming import warm_up
@@ -36,18 +40,30 @@ _DRAFT_OPTION = "num_nextn_predict_layers"
 def check_command(
     engine: Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(ENGINES)}.")],
     placement: Annotated[
-        str | None, typer.Argument(metavar="PLACEMENT", help="Placement that the engine is to start from; of any format.")
+        str | None,
+        typer.Argument(
+            metavar="PLACEMENT", help="Placement that the engine is to start from, of any format, or - for standard input."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="Model: deepseek-v3, qwen3-235b-a22b, ...")] = None,
     ep: Annotated[
-        int | None, typer.Option("--ep", "--ranks", min=1, help="GPUs of the expert-parallel group. Default: the placement's.")
+        int | None,
+        typer.Option(
+            "--ranks", "--ep", min=1, metavar="N", help="GPUs of the expert-parallel group. Default: the placement's."
+        ),
     ] = None,
     redundant: Annotated[
         int | None, typer.Option(metavar="N", help="Slots over all ranks, less experts. Default: the placement's, or 0.")
     ] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes, as the engine counts them: hosts. Default: 1.")] = None,
-    experts: Annotated[int | None, typer.Option(min=1, help="Experts of a layer, of a model that has no name here.")] = None,
-    groups: Annotated[int | None, typer.Option(min=1, help="Groups of experts, of a model that has no name here.")] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Nodes, as the engine counts them: hosts. Default: 1.")
+    ] = None,
+    experts: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Experts of a layer, of a model that has no name here.")
+    ] = None,
+    groups: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Groups of experts, of a model that has no name here.")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the engine by its own name. Repeat it.")
     ] = None,
@@ -56,7 +72,8 @@ def check_command(
     ] = None,
     file_format: options.FileFormat = "auto",
     last: options.Last = None,
-    link: Annotated[str, typer.Option(metavar="NAME", help=f"Links between ranks: {', '.join(LINKS)}.")] = "h100",
+    link: options.Link = None,
+    node_link: options.NodeLink = None,
     every: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Steps between rebalances. Default: as the options say.")
     ] = None,
@@ -69,10 +86,11 @@ def check_command(
     """Check a placement, or an engine's options: what is refused, what is silently ignored, what it costs, whether it pays.
 
     Exits 0 when nothing is refused, 3 when something is, 2 on bad input.
-    Example: equipoise check --engine vllm --model deepseek-v3 --ep 32 --redundant 32 --nodes 4
+    Example: equipoise check --engine vllm --model deepseek-v3 --ranks 32 --redundant 32 --nodes 4
     """
+    check_streams(placement, load)
     check_choice("--engine", engine, tuple(ENGINES))
-    check_choice("--link", link, tuple(LINKS))
+    links = read_links(link, node_link)
     named = None if model is None else find_model(model)
     texts = option or []
     placed, troubles = _read_placement(placement, engine, named, ep, texts)
@@ -86,6 +104,7 @@ def check_command(
         model=named,
         options=texts,
         placement=placed,
+        is_refused=placement is not None and placed is None,
     )
     setup = replace(setup, refused=(*troubles, *setup.refused))
     found = check(setup)
@@ -94,7 +113,7 @@ def check_command(
         with working("compiling, once a machine", quiet=quiet or json):
             warm_up()
         trace = _read_load(load, file_format, model, last, quiet=quiet or json)
-        worth, costs = _weigh(trace, setup, named, link, every or ENGINES[engine].interval(setup), quiet=quiet or json)
+        worth, costs = _weigh(trace, setup, named, links, every or ENGINES[engine].interval(setup), quiet=quiet or json)
     if json:
         print_json(_as_json(setup, found, worth, costs, tokens, missing))
     elif not quiet:
@@ -111,9 +130,8 @@ def _read_placement(
     """Read a placement as the engine would; what it would refuse becomes a finding where the ranks are known without it."""
     if path is None:
         return None, []
-    ids = () if model is None else _layer_ids(engine, model, texts)
     try:
-        found = read_any(path, layer_ids=ids, num_experts=None if model is None else model.num_experts)
+        found = _read_rows(path, engine, model, texts)
         placed = Placement.from_found(found, num_ranks=ranks if found.num_ranks is None else None)
     except FileError as refused:
         if ranks is None or not Path(path).is_file():
@@ -121,20 +139,29 @@ def _read_placement(
         return None, [error(refused.found, refused.rule, refused.next_step, f"reading it for {engine}")]
     if found.format == engine:
         return placed, []
+    # vLLM loads no placement at all, which its own rules say; our own files are there to be converted.
+    level = note if found.format == OWN or engine == "vllm" else error
     return placed, [
-        note(
+        level(
             f"{path} is a file of format {found.format}",
-            f"{engine} reads another",
+            f"{engine} cannot load it" if level is error else f"{engine} does not read it",
             f"equipoise convert {path} OUT --for {engine} --model NAME",
         )
     ]
 
 
-def _layer_ids(engine: str, model: Model, texts: list[str]) -> tuple[int, ...]:
-    """Return the layers that the engine looks for in its file."""
+def _read_rows(path: str, engine: str, model: Model | None, texts: list[str]) -> FoundPlacement:
+    """Read the layers that the engine looks for in its file; without draft layers where the file has none, as a rule says."""
+    if model is None:
+        return read_any(path)
     values, _ = parse_options(ENGINES[engine].options, texts, engine)
-    drafts = int(values.get(_DRAFT_OPTION) or 0)
-    return (*model.moe_layer_ids, *range(model.num_layers, model.num_layers + drafts))
+    drafts = range(model.num_layers, model.num_layers + int(values.get(_DRAFT_OPTION) or 0))
+    try:
+        return read_any(path, layer_ids=(*model.moe_layer_ids, *drafts), num_experts=model.num_experts)
+    except FileError:
+        if not drafts or not Path(path).is_file():
+            raise
+        return read_any(path, layer_ids=model.moe_layer_ids, num_experts=model.num_experts)
 
 
 def _read_load(load: str, file_format: str, model: str | None, last: int | None, *, quiet: bool) -> LoadTrace:
@@ -155,11 +182,11 @@ def _missing(setup: Setup, load: str | None, found: Diagnosis) -> str:
 
 
 def _weigh(
-    trace: LoadTrace, setup: Setup, model: Model, link: str, every: int, *, quiet: bool
+    trace: LoadTrace, setup: Setup, model: Model, links: Links, every: int, *, quiet: bool
 ) -> tuple[Worth, tuple[float, float] | None]:
     cluster = Cluster(setup.num_ranks, setup.num_slots // setup.num_ranks, setup.num_nodes)
     if setup.placement is None:
-        in_use = in_order(trace.num_layers, trace.num_experts, cluster)
+        in_use = in_id_order(cluster, trace.num_layers, trace.num_experts)
     else:
         in_use = replace(setup.placement, cluster=cluster)
     if trace.num_layers != in_use.num_layers or trace.num_experts != setup.num_experts:
@@ -169,7 +196,7 @@ def _weigh(
             "give a load of this model",
         )
     with working("planning", quiet=quiet):
-        worth = weigh(trace, in_use, model, LINKS[link], every, setup.num_groups)
+        worth = weigh(trace, in_use, model, links, every, setup.num_groups)
         is_strict = ENGINES[setup.engine].is_hierarchical(setup)
         return worth, strict_cost(trace, cluster, setup.num_groups) if is_strict else None
 
@@ -183,7 +210,7 @@ def _as_json(
         "model": None if setup.model is None else setup.model.name,
         "ranks": setup.num_ranks,
         "experts": setup.num_experts,
-        "redundant": setup.redundant,
+        "redundant": setup.redundant if setup.is_redundancy_known else None,
         "nodes": setup.num_nodes,
         "groups": setup.num_groups,
         **{f"{level}s": found.count(level) for level in LEVELS},
@@ -202,8 +229,9 @@ def _worth_as_json(worth: Worth, tokens: int | None) -> dict[str, Any]:
 
 def _show(setup: Setup, found: Diagnosis) -> None:
     model = "" if setup.model is None else f" {setup.model.name}:"
+    redundant = f" and {setup.redundant} redundant" if setup.is_redundancy_known else ""
     out.print(
-        f"{ENGINES[setup.engine].version},{model} {setup.num_experts} experts and {setup.redundant} redundant on "
+        f"{ENGINES[setup.engine].version},{model} {setup.num_experts} experts{redundant} on "
         f"{setup.num_ranks} ranks, {setup.num_nodes} node{'s' if setup.num_nodes > 1 else ''}",
         soft_wrap=True,
         markup=False,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from equipoise.checks import check_choice
 from equipoise.cli import options
+from equipoise.cli.catalogue import CURVE
 from equipoise.cli.chains import show_chains
 from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
 from equipoise.cli.redundancy import compare_redundancy
 from equipoise.cli.selecting import Reading, read_part, read_policy
 from equipoise.cli.shaping import byte_size, counts, make_cluster, numbers
+from equipoise.cli.streams import check_streams
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
 from equipoise.planning.comparing import (
@@ -35,7 +37,6 @@ _LOCALITY_HELP = "none, strict, or curve (also --locality alone): balance agains
 _SLOTS_HELP = (
     "Places for replicas over all ranks; several weigh balance against memory. Default: one spare a rank or a little more."
 )
-CURVE = "curve"
 _RANKS = 8
 _OF_PACKINGS = ("packing", "noise", "candidates", "rounds", "seed")
 _OF_SLOTS = ("effort", "expert_bytes")
@@ -51,10 +52,12 @@ def compare(
     ranks: options.Ranks = _RANKS,
     slots: Annotated[str | None, typer.Option(metavar="N,...", help=_SLOTS_HELP)] = None,
     expert_bytes: options.ExpertBytes = None,
-    effort: Annotated[str, typer.Option(help="fast, default or best: how much is tried; with several --slots.")] = "default",
+    effort: Annotated[
+        str, typer.Option(metavar="NAME", help="fast, default or best: how much is tried; with several --slots.")
+    ] = "default",
     nodes: options.Nodes = 1,
     groups: options.Groups = 1,
-    locality: Annotated[str, typer.Option(help=_LOCALITY_HELP)] = "none",
+    locality: Annotated[str, typer.Option(metavar="NAME", help=_LOCALITY_HELP)] = "none",
     window: Annotated[
         int | None, typer.Option(min=1, metavar="W", help="Pack every window of W steps, and score it on the next one too.")
     ] = None,
@@ -67,16 +70,23 @@ def compare(
         bool, typer.Option("--explain", help="Say where balance is lost: bounds, locality, packing, forecast, dispatch.")
     ] = False,
     policy: options.Policies = None,
-    level: Annotated[str, typer.Option(help="rank, slot or rank,slot: what the largest is taken of; with --explain.")] = "rank",
+    level: Annotated[
+        str, typer.Option(metavar="NAME,...", help="rank, slot or rank,slot: what the largest is taken of; with --explain.")
+    ] = "rank",
     dispatch: options.Dispatch = "equal",
-    candidates: Annotated[int, typer.Option(min=1, help="Packings an ensemble builds.")] = 128,
-    rounds: Annotated[int | None, typer.Option(min=0, help="Rounds of a refiner. Default: as published.")] = None,
+    candidates: Annotated[int, typer.Option(min=1, metavar="N", help="Packings an ensemble builds.")] = 128,
+    rounds: Annotated[int | None, typer.Option(min=0, metavar="N", help="Rounds of a refiner. Default: as published.")] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Compare packings, the published ones among them; several --slots; or, with --explain, where policies lose balance."""
+    """Compare packings, the published ones among them; several --slots; or, with --explain, where policies lose balance.
+
+    Example: equipoise compare load.npz --ranks 8 --slots 40
+    Example: equipoise compare load.npz --ranks 8 --slots 40 --window 1 --explain
+    """
     silent = quiet or json
+    check_streams(load, active)
     slot_counts = [] if slots is None else counts("--slots", slots)
     _refuse_mixed(context, slot_counts, explain)
     size = None if expert_bytes is None else byte_size("--expert-bytes", expert_bytes)
@@ -106,51 +116,61 @@ def compare(
     if locality == CURVE:
         _compare_locality(trace, cluster, groups, part, json=json, quiet=quiet)
         return
+    how = {"noises": noises, "candidates": candidates, "rounds": rounds, "seed": seed}
+    _compare_packings(trace, cluster, names, groups, locality, how, part, json=json, quiet=quiet)
+
+
+def _compare_packings(
+    trace: LoadTrace,
+    cluster: Cluster,
+    names: list[str],
+    groups: int,
+    locality: str,
+    how: dict[str, Any],
+    part: str,
+    *,
+    json: bool,
+    quiet: bool,
+) -> None:
     make_problem(trace, cluster, groups, locality)
-    with working("compiling, once a machine", quiet=silent):
+    with working("compiling, once a machine", quiet=quiet or json):
         warm_up()
-    with progress_bar("packing", len(expand_variants(names, noises)) * trace.num_steps, quiet=silent) as advance:
-        scores = compare_packings(
-            trace,
-            cluster,
-            names,
-            noises=noises,
-            num_groups=groups,
-            locality=locality,
-            candidates=candidates,
-            rounds=rounds,
-            seed=seed,
-            progress=advance,
-        )
+    steps = len(expand_variants(names, how["noises"])) * trace.num_steps
+    with progress_bar("packing", steps, quiet=quiet or json) as advance:
+        scores = compare_packings(trace, cluster, names, num_groups=groups, locality=locality, **how, progress=advance)
     if json:
-        setting = {"ranks": ranks, "slots": cluster.num_slots, "nodes": nodes, "groups": groups, "locality": locality}
+        setting = {"ranks": cluster.num_ranks, "slots": cluster.num_slots, "nodes": cluster.num_nodes, "groups": groups}
         shape = {"layers": trace.num_layers, "experts": trace.num_experts, "windows": trace.num_steps}
-        print_json({**setting, **shape, "results": [asdict(score) for score in scores]})
+        print_json({**setting, "locality": locality, **shape, "results": [asdict(score) for score in scores]})
     elif not quiet:
         out.print(
-            f"{trace.num_layers} layers of {trace.num_experts} experts on {ranks} ranks with {cluster.num_slots} slots, "
-            f"locality {locality}; planned on {part}",
+            f"{trace.num_layers} layers of {trace.num_experts} experts on {cluster.num_ranks} ranks with "
+            f"{cluster.num_slots} slots, locality {locality}; planned on {part}",
             soft_wrap=True,
         )
         _show(scores)
 
 
 def _show(scores: list[PackingScore]) -> None:
+    unseen = [score.next_window for score in scores if score.next_window is not None]
     table(
         "Balancedness: mean over largest rank load, 100 % is perfect",
-        ["packing", "noise", "in-sample", "worst layer", "next window", "ms"],
+        ["packing", "noise", "in-sample", "worst layer", *["next window"] * bool(unseen), "ms"],
         [
             [
                 score.packing,
                 "" if score.noise is None else f"{score.noise:g}",
                 percent(score.balancedness),
                 percent(score.worst_layer),
-                "" if score.next_window is None else percent(score.next_window),
+                *([] if score.next_window is None else [percent(score.next_window)]),
                 f"{score.milliseconds:.2f}",
             ]
             for score in scores
         ],
     )
+    out.print("worst layer: in-sample; noise: width of the random part; ms: to pack all layers once, median", soft_wrap=True)
+    if not unseen:
+        out.print("in-sample only: --window W scores the next window too", soft_wrap=True)
 
 
 def _compare_locality(trace: LoadTrace, cluster: Cluster, groups: int, part: str, *, json: bool, quiet: bool) -> None:
@@ -195,11 +215,11 @@ def _refuse_mixed(context: typer.Context, slot_counts: list[int], explain: bool)
     several = len(slot_counts) > 1
     if explain and several:
         raise ArgumentError(f"--explain with {len(slot_counts)} slots counts", "a chain is for one", "say slots= in a --policy")
-    if explain and _is_given(context, "packing") and _is_given(context, "policy"):
+    if explain and options.is_given(context, "packing") and options.is_given(context, "policy"):
         raise ArgumentError("--packing and --policy with --explain", "both name what plans", "give one of them")
     unused = _OF_SLOTS + (_OF_VARIANTS if explain else _OF_CHAINS)
     for name in (*_OF_PACKINGS, *_OF_CHAINS) if several else unused:
-        if not _is_given(context, name):
+        if not options.is_given(context, name):
             continue
         option = f"--{name.replace('_', '-')}"
         if name in _OF_VARIANTS and explain:
@@ -217,14 +237,9 @@ def _refuse_mixed(context: typer.Context, slot_counts: list[int], explain: bool)
         )
 
 
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
-
-
 def _policies(context: typer.Context, packings: list[str]) -> list[str]:
     """Return the policies to explain where none is named: the packings that are, planned for the last window, or ours."""
-    if not _is_given(context, "packing"):
+    if not options.is_given(context, "packing"):
         return ["last", "auto"]
     return [f"last,effort={name}" if name in EFFORTS else f"last,planner={name}" for name in packings]
 

@@ -19,19 +19,23 @@ from equipoise.cli.numbering import (
     show_written,
 )
 from equipoise.cli.output import out, print_json
+from equipoise.cli.streams import STREAM, check_streams, write_placement
 from equipoise.errors import ArgumentError
-from equipoise.files.placements import AUTO, FORMATS, FoundPlacement, check_ending, how_to_load, read_any, write_as
+from equipoise.files.placements import AUTO, FORMATS, FoundPlacement, check_ending, how_to_load, read_any
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="IN", help="Placement file of any format.")],
-    target: Annotated[str, typer.Argument(metavar="OUT", help="File to write, with an ending that its program takes.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="Placement file of any format, or - for standard input.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="OUT", help="File to write, with an ending that its program takes, or - for standard output."),
+    ],
     for_engine: Annotated[str, typer.Option("--for", metavar="FORMAT", help=f"What is to load it: {', '.join(FORMATS)}.")],
     from_format: Annotated[
         str | None, typer.Option("--from", metavar="FORMAT", help="What wrote it. Default: told by content.")
     ] = None,
     ranks: Annotated[
-        int | None, typer.Option(min=1, help="GPUs of the expert-parallel group, where the file does not say.")
+        int | None, typer.Option(min=1, metavar="N", help="GPUs of the expert-parallel group, where the file does not say.")
     ] = None,
     model: Model = None,
     hidden_layers: HiddenLayers = None,
@@ -41,14 +45,16 @@ def convert(
 ) -> None:
     """Convert a placement file: read any program's, write another's.
 
-    Example: equipoise convert map.json balancer.yaml --for tensorrt-llm --model deepseek-v3
+    Example: equipoise convert placement.json map.yaml --for tensorrt-llm --model gpt-oss-20b
     """
     check_format("--for", for_engine)
     check_format("--from", from_format)
-    check_ending(target, for_engine)
+    quiet |= check_streams(out_file=target, json=json)
+    if target != STREAM:
+        check_ending(target, for_engine)
     numbering = read_numbering(model, hidden_layers, layer_ids)
     found = _with_ranks(_read(source, from_format or AUTO, numbering), ranks)
-    write_as(target, for_engine, found)
+    write_placement(target, for_engine, found)
     summary = {
         "in": source,
         "from": found.format,

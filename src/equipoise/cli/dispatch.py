@@ -11,9 +11,11 @@ import typer
 
 from equipoise import metrics
 from equipoise.cli import options
+from equipoise.cli.linking import read_links
 from equipoise.cli.output import out, percent, print_json, table, working
 from equipoise.cli.selecting import Reading, read_part
 from equipoise.cli.shaping import byte_size
+from equipoise.cli.streams import check_streams
 from equipoise.dispatching.batches import BatchPlan, MoveTime, plan_batch
 from equipoise.dispatching.splitting import Dispatch, checked_load
 from equipoise.dispatching.splitting import dispatch as split
@@ -29,7 +31,7 @@ _Rows = list[tuple[str, Floats]]
 
 
 def dispatch(
-    placement: Annotated[str, typer.Argument(metavar="PLACEMENT", help="Placement file, as written by plan --out.")],
+    placement: options.Placement,
     load: options.Load,
     spare_slots: Annotated[
         int | None,
@@ -50,12 +52,8 @@ def dispatch(
         float | None,
         typer.Option(metavar="S", help="One expert's work on one token; with --expert-bytes, moves must save their own time."),
     ] = None,
-    bandwidth: Annotated[
-        str | None, typer.Option(metavar="B", help="Bytes a second that a rank sends within its node. Default: 450GB.")
-    ] = None,
-    node_bandwidth: Annotated[
-        str | None, typer.Option(metavar="B", help="Bytes a second that a rank sends to other nodes. Default: 50GB.")
-    ] = None,
+    link: options.Link = None,
+    node_link: options.NodeLink = None,
     window: Annotated[
         int | None, typer.Option(min=1, metavar="W", help="Take the last full window of W steps, counted from the first.")
     ] = None,
@@ -75,10 +73,13 @@ def dispatch(
 ) -> None:
     """Split a batch's tokens over replicas so that the slowest rank ends soonest; with spare slots, choose replicas too.
 
-    The batch is the load's steps added up. Example: equipoise dispatch placement.json batch.npz --spare-slots 1 --out split.npz
+    The batch is the load's steps added up.
+    Example: equipoise dispatch placement.json load.npz --last 1
+    Example: equipoise dispatch placement.json load.npz --last 1 --spare-slots 1
     """
+    check_streams(load, placement, active)
     _check_out(out_file, tables)
-    move_time = _move_time(seconds_per_token, expert_bytes, bandwidth, node_bandwidth)
+    move_time = _move_time(seconds_per_token, expert_bytes, link, node_link)
     wishes: dict[str, Any] = {
         "stop_at": stop_at,
         "gain_per_move": gain_per_move,
@@ -131,13 +132,13 @@ def _check_out(out_file: str | None, tables: bool) -> None:
 
 
 def _move_time(
-    seconds_per_token: float | None, expert_bytes: str | None, bandwidth: str | None, node_bandwidth: str | None
+    seconds_per_token: float | None, expert_bytes: str | None, link: str | None, node_link: str | None
 ) -> MoveTime | None:
     given = {
         "--seconds-per-token": seconds_per_token,
         "--expert-bytes": expert_bytes,
-        "--bandwidth": bandwidth,
-        "--node-bandwidth": node_bandwidth,
+        "--link": link,
+        "--node-link": node_link,
     }
     named = [option for option, value in given.items() if value is not None]
     if not named:
@@ -148,9 +149,9 @@ def _move_time(
             "the time of a move takes both to tell",
             "give both, or none",
         )
-    sizes = {"expert_bytes": expert_bytes, "bandwidth": bandwidth, "node_bandwidth": node_bandwidth}
-    read = {name: byte_size(_option(name), text) for name, text in sizes.items() if text is not None}
-    return MoveTime(seconds_per_token, **read)
+    links = read_links(link, node_link)
+    size = byte_size("--expert-bytes", expert_bytes)
+    return MoveTime(seconds_per_token, size, bandwidth=links.bandwidth, node_bandwidth=links.node_bandwidth)
 
 
 def _option(name: str) -> str:

@@ -23,7 +23,10 @@ def inspect(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show a load: what the file was taken for, its size, its skew, its hottest experts, and what seems wrong with it."""
+    """Show a load: what the file was taken for, its size, its skew, its hottest experts, and what seems wrong with it.
+
+    Example: equipoise inspect load.npz
+    """
     with working("reading", quiet=quiet or json):
         trace = Reading.of(file_format, model, active, in_order).read(load)
     found = inspect_trace(trace, None if model is None else find_model(model))

@@ -1,7 +1,4 @@
-"""The ``equipoise`` command: exits 0 on success, 2 on bad input (one line on stderr), 1 on a fault of ours.
-
-``check`` exits 3 where the engine would refuse what it was asked about.
-"""
+"""The ``equipoise`` command: its options, its exit codes, and what becomes of errors; commands load when they are used."""
 
 from __future__ import annotations
 
@@ -13,28 +10,18 @@ from typing import Annotated
 import typer
 
 from equipoise import __version__
-from equipoise.cli.check import check_command
-from equipoise.cli.compare import CURVE, compare
-from equipoise.cli.convert import convert
-from equipoise.cli.dispatch import dispatch
-from equipoise.cli.inspect import inspect
-from equipoise.cli.metrics import metrics
-from equipoise.cli.plan import plan
-from equipoise.cli.schedule import schedule
-from equipoise.cli.simulate import simulate
-from equipoise.cli.warmup import warmup
+from equipoise.cli.catalogue import CURVE
+from equipoise.cli.commands import Commands
 from equipoise.errors import EquipoiseError
 
 app = typer.Typer(
     name="equipoise",
+    cls=Commands,
     help="Balance the experts of Mixture-of-Experts models over GPUs.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (inspect, plan, convert, schedule, dispatch, compare, simulate, metrics, warmup):
-    app.command()(command)
-app.command(name="check")(check_command)
 
 
 def _print_version(wanted: bool) -> None:

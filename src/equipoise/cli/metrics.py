@@ -12,6 +12,7 @@ from equipoise.checks import check_choice
 from equipoise.cli import options
 from equipoise.cli.output import out, percent, print_json, table, working
 from equipoise.cli.selecting import Reading, read_part
+from equipoise.cli.streams import check_streams
 from equipoise.engines.formulas import Formula, formulas, rank_loads
 from equipoise.engines.traffic import Traffic, count_traffic
 from equipoise.kernels.types import Floats
@@ -24,10 +25,10 @@ ALL = "all"
 
 def metrics(
     load: options.Load,
-    placement: Annotated[str, typer.Argument(metavar="PLACEMENT", help="Placement file of any format.")],
+    placement: options.Placement,
     formula: Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(formulas())}, or {ALL} of them.")] = ALL,
     ranks: Annotated[
-        int | None, typer.Option(min=1, help="GPUs of the expert-parallel group, where PLACEMENT does not say.")
+        int | None, typer.Option(min=1, metavar="N", help="GPUs of the expert-parallel group, where PLACEMENT does not say.")
     ] = None,
     window: Annotated[int | None, typer.Option(min=1, metavar="W", help="Take W steps added up as one.")] = None,
     last: options.Last = None,
@@ -43,6 +44,7 @@ def metrics(
     With --model, its dense layers count in SGLang's figure, as they do in SGLang.
     Example: equipoise metrics load.npz placement.json --formula vllm
     """
+    check_streams(load, placement, active)
     check_choice("--formula", formula, (*formulas(), ALL))
     reading = Reading.of(file_format, model, active, in_order)
     placed = reading.placement(placement, ranks)
@@ -103,6 +105,7 @@ def _show(wanted: list[Formula], found: dict[str, float], loads: Floats, part: s
         f"Balance of {loads.shape[2]} ranks on {part}, replicas served evenly",
         ["formula", "value", "perfect", "what it is"],
         [[each.name, f"{found[each.name]:.4f}", f"{each.perfect:g}", each.says] for each in wanted],
+        words=["what it is"],
     )
     layers = _quantiles(_layer_excess(loads))
     if layers["max"] is not None:

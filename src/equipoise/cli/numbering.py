@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from equipoise.checks import check_choice
 from equipoise.cli.output import out
 from equipoise.errors import ArgumentError
 from equipoise.files.placements import FORMATS
@@ -59,8 +60,8 @@ class Numbering:
 
 def check_format(option: str, name: str | None) -> None:
     """Refuse what is no name of a placement format."""
-    if name is not None and name not in FORMATS:
-        raise ArgumentError(f"{option} is {name!r}", f"it must be one of {', '.join(FORMATS)}", "choose one of these")
+    if name is not None:
+        check_choice(option, name, tuple(FORMATS))
 
 
 def read_numbering(model: str | None, hidden_layers: int | None, layer_ids: str) -> Numbering:

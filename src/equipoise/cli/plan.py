@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from equipoise import metrics
@@ -20,7 +19,7 @@ from equipoise.cli.numbering import (
     read_numbering,
     show_written,
 )
-from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
+from equipoise.cli.output import err, out, percent, print_json, table, working
 from equipoise.cli.previous import (
     balance_before,
     read_budget,
@@ -31,9 +30,15 @@ from equipoise.cli.previous import (
     summarise_curve,
     summarise_moves,
 )
+from equipoise.cli.proofs import check_provable, prove_layers_of, show_proofs
+from equipoise.cli.redundancy import suggest_slots
+from equipoise.cli.report import THIS_PLAN, check_page, command_line, write_report, writing_of_plan
 from equipoise.cli.selecting import Reading, read_part
-from equipoise.cli.shaping import change_cluster, make_cluster, whole_numbers
+from equipoise.cli.shaping import change_cluster, memory_of_expert, needed_cluster
+from equipoise.cli.streams import STREAM, check_streams, write_placement
+from equipoise.cli.suggesting import clusters_to_weigh, read_windows, refuse_without_slots
 from equipoise.cluster import Cluster
+from equipoise.engines.starting import in_id_order
 from equipoise.errors import ArgumentError
 from equipoise.files.placements import (
     FORMATS,
@@ -41,22 +46,22 @@ from equipoise.files.placements import (
     check_ending,
     check_writable,
     how_to_load,
-    write_as,
 )
 from equipoise.forecasting.naming import make_forecaster
-from equipoise.placement import ABSENT, Placement
-from equipoise.planning.exact import check_solver
+from equipoise.inspection import slots_taken_for_experts
+from equipoise.placement import Placement
 from equipoise.planning.planner import Plan
 from equipoise.planning.planner import plan as make_plan
 from equipoise.planning.problem import make_problem
-from equipoise.planning.proving import WORST, LayerProof
-from equipoise.planning.proving import prove as prove_plan
+from equipoise.planning.proving import LayerProof
 from equipoise.planning.trading import trade_off
 from equipoise.planning.warming import warm_up
+from equipoise.reporting.asked import Asked, NamedPlacement
 from equipoise.trace import LoadTrace
 
 
 def plan(
+    context: typer.Context,
     load: options.Load,
     ranks: options.RanksOrAsBefore = None,
     slots: options.SlotsOrAsBefore = None,
@@ -64,7 +69,7 @@ def plan(
     groups: options.Groups = 1,
     locality: options.Locality = "none",
     home_share: options.HomeShare = None,
-    effort: Annotated[str, typer.Option(help="fast, default or best: how much is tried.")] = "default",
+    effort: Annotated[str, typer.Option(metavar="NAME", help="fast, default or best: how much is tried.")] = "default",
     speeds: options.SpeedsOrAsBefore = None,
     down: options.DownOrAsBefore = None,
     previous: Annotated[
@@ -95,7 +100,8 @@ def plan(
         float | None, typer.Option(metavar="SHARE", help="Part of each layer's experts that --min-replicas is for. Default: 1.")
     ] = None,
     spread: Annotated[
-        str | None, typer.Option(help="ranks or nodes: what the replicas of --min-replicas each have of their own.")
+        str | None,
+        typer.Option(metavar="NAME", help="ranks or nodes: what the replicas of --min-replicas each have of their own."),
     ] = None,
     window: Annotated[
         int | None, typer.Option(min=1, metavar="W", help="Plan for the last full window of W steps, counted from the first.")
@@ -109,12 +115,18 @@ def plan(
         typer.Option(metavar="NAME", help="Plan for what past steps (or windows) say of the next: last, mean:8, auto, ..."),
     ] = None,
     dispatch: Annotated[
-        str, typer.Option(help="How batches will be split over replicas: equal, or optimal (by equipoise dispatch).")
+        str,
+        typer.Option(
+            metavar="NAME", help="How batches will be split over replicas: equal, or optimal (by equipoise dispatch)."
+        ),
     ] = "equal",
     seed: options.Seed = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Threads over layers; the plan does not depend on it.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads over layers; the plan does not depend on it.")] = 1,
     out_file: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="Write the placement: .json or .npz, or what --for says.")
+        str | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Write the placement: .json or .npz, what --for says, or - for standard output."
+        ),
     ] = None,
     for_engine: Annotated[
         str | None,
@@ -131,19 +143,32 @@ def plan(
         str, typer.Option(metavar="L,...", help="Positions of the layers to prove. Default: the three with the largest gap.")
     ] = "",
     prove_seconds: Annotated[float, typer.Option(metavar="S", help="Time for each layer that is proven.")] = 30.0,
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a page on LOAD and this plan (extra report), such as report.html.")
+    ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Plan how many replicas each expert gets and which rank holds each.
 
     With --previous from the placement in use, with few moves; ranks, slots, nodes, speeds and ranks that are down are then its
-    own where they are not given. Example: equipoise plan load.npz --previous placement.json --max-moves 8 --out next.json
+    own where they are not given. Without --slots and --previous it plans nothing, and says how many slots pay.
+    Example: equipoise plan load.npz --ranks 8
+    Example: equipoise plan load.npz --ranks 8 --slots 40 --out placement.json
+    Example: equipoise plan load.npz --previous placement.json --max-moves 4 --out next.json
     """
-    if out_file is not None:
-        check_format("--for", for_engine)
-        check_ending(out_file, for_engine or "json")
-    elif for_engine is not None:
-        raise ArgumentError(f"--for {for_engine} without --out", "it says how the placement is written", "add --out FILE")
+    quiet |= check_streams(load, previous, active, out_file=out_file, json=json)
+    silent = quiet or json
+    if ranks is not None and slots is None and previous is None:
+        refuse_without_slots(context, locality, effort)
+        windows, part = read_windows(Reading.of(file_format, model, active, in_order), load, window, last, quiet=silent)
+        _note_slots(windows, quiet=quiet)
+        clusters = clusters_to_weigh(windows.num_experts, ranks, nodes or 1, speeds or "", down or "")
+        size = memory_of_expert(expert_bytes, model)
+        suggest_slots(windows, clusters, groups, locality, effort, size, part, json=json, quiet=quiet)
+        return
+    _check_target(out_file, for_engine)
+    check_page(report, "--report")
     numbering = read_numbering(model, hidden_layers, layer_ids)
     constraints = read_constraints(home_share, min_replicas, hottest, spread)
     moving: dict[str, Any] = {"--max-moves": max_moves, "--move-total": move_total, "--move-bytes": move_bytes}
@@ -152,43 +177,37 @@ def plan(
     if curve and previous is None:
         raise ArgumentError("--curve without --previous", "it shows what moves from a placement buy", "add --previous")
     asks_for_replicas = constraints is not None and constraints.asks_for_replicas
-    if prove:
-        _refuse_unprovable({"--previous": previous is not None, "--min-replicas": asks_for_replicas})
-        check_solver()
-    elif prove_layers:
-        raise ArgumentError("--prove-layers without --prove", "it says which layers to prove", "add --prove")
+    check_provable(prove, prove_layers, {"--previous": previous is not None, "--min-replicas": asks_for_replicas})
     reading = Reading(file_format, numbering.num_experts, numbering.layer_ids, active, in_order)
     in_use = None if previous is None else reading.placement(previous, ranks)
     cluster = _cluster(in_use, ranks, slots, nodes, speeds, down)
-    trace, part = read_part(load, window, last, quiet=quiet or json, reading=reading)
-    if forecast is not None:
-        make_forecaster(forecast)
-        part = f"the forecast {forecast} from {part}"
-    elif window is not None:
-        trace, part = trace.last(1), f"the last of {part}"
+    whole, whole_part = read_part(load, window, last, quiet=silent, reading=reading)
+    _note_slots(whole, quiet=quiet)
+    trace, part = _to_plan_for(whole, whole_part, window, forecast)
     make_problem(trace, cluster, groups, locality)  # says what is wrong before seconds go into compiling
     if in_use is not None:
         in_use.fitting_load(trace)
     to_write = None if out_file is None else _to_write(for_engine or "json", numbering, trace, cluster)
-    with working("compiling, once a machine", quiet=quiet or json):
+    with working("compiling, once a machine", quiet=silent):
         warm_up(everything=False, dispatch=dispatch, goes_on=in_use is not None or asks_for_replicas)
     how: dict[str, Any] = {"num_groups": groups, "locality": locality, "effort": effort, "dispatch": dispatch}
     how["num_threads"] = threads
     start = perf_counter()
-    result = make_plan(
-        trace,
-        cluster,
-        constraints=constraints,
-        forecast=forecast,
-        previous=in_use,
-        budget=None if in_use is None else budget,
-        seed=seed,
-        **how,
-    )
+    with working("planning", quiet=silent):
+        result = make_plan(
+            trace,
+            cluster,
+            constraints=constraints,
+            forecast=forecast,
+            previous=in_use,
+            budget=None if in_use is None else budget,
+            seed=seed,
+            **how,
+        )
     seconds = perf_counter() - start
     proofs: tuple[LayerProof, ...] = ()
     if prove:
-        result, proofs = _proven(result, whole_numbers("--prove-layers", prove_layers), prove_seconds, quiet=quiet or json)
+        result, proofs = prove_layers_of(result, prove_layers, prove_seconds, quiet=silent)
     summary = _summary(trace, result, in_use, seconds, forecast)
     summary |= {"unconstrained_balancedness": result.unconstrained_balancedness, "proofs": [asdict(proof) for proof in proofs]}
     found = None
@@ -198,12 +217,23 @@ def plan(
             found = trade_off(result.load, cluster, in_use, constraints=constraints, **how)
             summary["curve"] = summarise_curve(trace, found)
     if out_file is not None and to_write is not None:
-        known = {key: summary[key] for key in ("balancedness", "bound", "gap", "locality", "is_reproducible")}
-        written = replace(to_write, expert_of_slot=result.placement.expert_of_slot, plan=known)
-        write_as(out_file, for_engine or "json", written)
-        summary["out"] = out_file
-        if for_engine is not None:
-            summary["load_with"] = how_to_load(out_file, for_engine, written)
+        summary |= _write(out_file, for_engine, to_write, result, summary)
+    if report is not None:
+        asked = Asked(
+            **{name: value for name, value in how.items() if name != "num_threads"},
+            seed=seed,
+            expert_bytes=memory_of_expert(expert_bytes, model),
+            engine=for_engine,
+            hidden_layers=numbering.hidden_layers,
+            name=load,
+            command=command_line(),
+            steps=whole_part,
+            writing=writing_of_plan(out_file, for_engine, model),
+        )
+        made = NamedPlacement(THIS_PLAN, result.placement, is_planned=forecast is None and window is None)
+        before = [] if in_use is None else [NamedPlacement(str(previous), in_use)]
+        write_report(report, whole, [*before, made], asked, quiet=silent)
+        summary["report"] = report
     if json:
         print_json(summary)
     elif not quiet:
@@ -212,22 +242,29 @@ def plan(
             show_price(constraints, result.balancedness, result.unconstrained_balancedness)
         if found is not None:
             show_curve(found)
-        _show_proofs(proofs)
+        show_proofs(proofs)
         show_written(summary)
+        if report is not None:
+            out.print(f"report written to {report}", soft_wrap=True)
 
 
-def _proven(result: Plan, layers: list[int], seconds: float, *, quiet: bool) -> tuple[Plan, tuple[LayerProof, ...]]:
-    total = len(layers) if layers else min(WORST, result.placement.num_layers)
-    with progress_bar("proving", total, quiet=quiet) as advance:
-        return prove_plan(result, result.load, layers=layers or None, seconds=seconds, progress=advance)
+def _check_target(out_file: str | None, for_engine: str | None) -> None:
+    """Refuse a format without a file, and a file whose ending the format's program would not take."""
+    if out_file is None:
+        if for_engine is not None:
+            raise ArgumentError(f"--for {for_engine} without --out", "it says how the placement is written", "add --out FILE")
+        return
+    check_format("--for", for_engine)
+    if out_file != STREAM:
+        check_ending(out_file, for_engine or "json")
 
 
-def _refuse_unprovable(asked: dict[str, bool]) -> None:
-    for option, is_given in asked.items():
-        if is_given:
-            raise ArgumentError(
-                f"--prove with {option}", "an exact solver counts neither moves nor replicas", f"leave {option} or --prove out"
-            )
+def _to_plan_for(whole: LoadTrace, part: str, window: int | None, forecast: str | None) -> tuple[LoadTrace, str]:
+    """Return the steps that a plan is made for, or that a forecast is made from; and say so in words."""
+    if forecast is not None:
+        make_forecaster(forecast)
+        return whole, f"the forecast {forecast} from {part}"
+    return (whole, part) if window is None else (whole.last(1), f"the last of {part}")
 
 
 def _cluster(
@@ -235,31 +272,28 @@ def _cluster(
 ) -> Cluster:
     if in_use is not None:
         return change_cluster(in_use.cluster, ranks, slots, nodes, speeds, down)
-    for option, value in (("--ranks", ranks), ("--slots", slots)):
-        if value is None:
-            raise ArgumentError(
-                f"Missing option '{option}'", "a plan is for ranks with slots", "give it, or the --previous placement"
-            )
-    assert ranks is not None
-    assert slots is not None
-    return make_cluster(ranks, slots, nodes or 1, speeds or "", down or "")
+    return needed_cluster(ranks, slots, nodes, speeds, down, instead="the --previous placement")
 
 
 def _to_write(name: str, numbering: Numbering, trace: LoadTrace, cluster: Cluster) -> FoundPlacement:
     """Return what will be written, but for the plan; refuse what the format cannot hold before seconds go into planning."""
     numbers = numbering.merged(trace.layer_ids, trace.num_experts)
     layer_ids = numbers.layer_ids or (trace.layer_ids if name == "json" else ())
-    found = _in_id_order(cluster, trace.num_layers, trace.num_experts).as_found(layer_ids, numbers.hidden_layers)
+    found = in_id_order(cluster, trace.num_layers, trace.num_experts).as_found(layer_ids, numbers.hidden_layers)
     check_writable(name, found)
     return found
 
 
-def _in_id_order(cluster: Cluster, num_layers: int, num_experts: int) -> Placement:
-    """Return what engines start from: slot s holds expert s, and the spare slots experts 0, 1, 2, ... once more."""
-    up = np.asarray(cluster.alive)[cluster.rank_of_slot]
-    experts = np.full(cluster.num_slots, ABSENT)
-    experts[up] = np.arange(up.sum()) % num_experts
-    return Placement(np.tile(experts, (num_layers, 1)), cluster, num_experts)
+def _write(
+    path: str, for_engine: str | None, to_write: FoundPlacement, result: Plan, summary: dict[str, object]
+) -> dict[str, object]:
+    """Write the placement with what is known of the plan; return where, and how an engine loads it."""
+    known = {key: summary[key] for key in ("balancedness", "bound", "gap", "locality", "is_reproducible")}
+    written = replace(to_write, expert_of_slot=result.placement.expert_of_slot, plan=known)
+    write_placement(path, for_engine or "json", written)
+    if for_engine is None:
+        return {"out": path}
+    return {"out": path, "load_with": how_to_load(path, for_engine, written)}
 
 
 def _summary(
@@ -269,7 +303,7 @@ def _summary(
     bound = float(result.bound.sum())
     before = float("nan"), float("nan")
     if result.num_loads == 1:
-        start = in_use or _in_id_order(cluster, placement.num_layers, placement.num_experts)
+        start = in_use or in_id_order(cluster, placement.num_layers, placement.num_experts)
         before = balance_before(result, start)
     return {
         "balancedness": result.balancedness,
@@ -306,13 +340,20 @@ def _summary(
     }
 
 
+def _note_slots(trace: LoadTrace, *, quiet: bool) -> None:
+    """Say on stderr, beside JSON too, where what is planned as experts may be slots."""
+    if not quiet and (finding := slots_taken_for_experts(trace)) is not None:
+        err.print(f"note: {finding}", soft_wrap=True)
+
+
 def _show(part: str, result: Plan, in_use: Placement | None, summary: dict[str, object]) -> None:
     placement = result.placement
     cluster = placement.cluster
     dead = cluster.num_ranks - sum(cluster.alive)
     out.print(
-        f"{placement.num_layers} layers of {placement.num_experts} experts on {cluster.num_ranks} ranks"
-        f"{f' ({dead} down)' if dead else ''} with {cluster.num_slots} slots, locality {result.locality}; planned on {part}",
+        f"{placement.num_layers} layers of {placement.num_experts} experts on "
+        f"{cluster.num_ranks} rank{'s' * (cluster.num_ranks > 1)}{f' ({dead} down)' if dead else ''} "
+        f"with {cluster.num_slots} slots, locality {result.locality}; planned on {part}",
         soft_wrap=True,
     )
     scored = str(summary["scored"])
@@ -346,30 +387,6 @@ def _name(before: Cluster, now: Cluster) -> str:
     if (before.num_ranks, before.alive) == (now.num_ranks, now.alive):
         return "the previous placement"
     return f"the previous placement, on its {sum(before.alive)} ranks"
-
-
-def _show_proofs(proofs: tuple[LayerProof, ...]) -> None:
-    if not proofs:
-        return
-    table(
-        "Proofs by an exact solver, stopped by the clock: another run may find more or less",
-        ["layer", "gap before", "gap now", "bound rose by", "rank load fell by", ""],
-        [
-            [
-                str(proof.layer),
-                percent(_rise(proof.bound_before, proof.largest_before)),
-                percent(proof.gap),
-                percent(_rise(proof.bound_before, proof.bound)),
-                percent(-_rise(proof.largest_before, proof.largest)),
-                "optimal" if proof.is_optimal else "open",
-            ]
-            for proof in proofs
-        ],
-    )
-
-
-def _rise(before: float, now: float) -> float:
-    return now / before - 1.0 if before > 0 else 0.0
 
 
 def _number(summary: dict[str, object], key: str) -> float:

@@ -1,4 +1,4 @@
-"""``equipoise compare --slots 256,288,320``: balance against memory."""
+"""``equipoise compare --slots 256,288,320``, and ``equipoise plan`` without ``--slots``: balance against memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
 from equipoise.cluster import Cluster
 from equipoise.planning.problem import make_problem
-from equipoise.planning.redundancy import RedundancyScore, SlotSpending, score_redundancy, spend_slots, try_slots
+from equipoise.planning.redundancy import RedundancyScore, SlotSpending, Trials, score_redundancy, spend_slots, try_slots
 from equipoise.planning.warming import warm_up
 from equipoise.trace import LoadTrace
 
@@ -32,31 +32,80 @@ def compare_redundancy(
     quiet: bool,
 ) -> None:
     """Plan every window with every slots count, and print what each is worth."""
-    for cluster in clusters:
-        make_problem(trace, cluster, groups, locality)
-    with working("compiling, once a machine", quiet=quiet or json):
-        warm_up()
-    with progress_bar("planning", len(clusters) * trace.num_steps, quiet=quiet or json) as advance:
-        trials = try_slots(trace, clusters, num_groups=groups, locality=locality, effort=effort, progress=advance)
+    trials = _try(trace, clusters, groups, locality, effort, silent=quiet or json)
     scores = score_redundancy(trials, expert_bytes=expert_bytes)
     several = trace.num_steps > 1
     spendings = [spend_slots(trials, score.slots) for score in scores[1:]] if several else []
-    ranks, nodes = clusters[0].num_ranks, clusters[0].num_nodes
     if json:
-        setting = {"ranks": ranks, "nodes": nodes, "groups": groups, "locality": locality, "effort": effort}
-        shape = {"layers": trace.num_layers, "experts": trace.num_experts, "windows": trace.num_steps}
-        judged = {"scored": "next-window" if several else "in-sample", "layer_ids": trace.layer_ids}
-        results = [{**asdict(score), "layers_that_gain": _gaining(score).size} for score in scores]
-        print_json({**setting, **shape, **judged, "results": results, "unequal": [_spending(spent) for spent in spendings]})
+        setting = _setting(trace, clusters[0], groups, locality, effort)
+        print_json({**setting, **_results(scores), "unequal": [_spending(spent) for spent in spendings]})
     elif not quiet:
-        out.print(
-            f"{trace.num_layers} layers of {trace.num_experts} experts on {ranks} ranks, locality {locality}, effort {effort}; "
-            f"planned on {part}",
-            soft_wrap=True,
-        )
+        _show_setting(trace, clusters[0], locality, effort, part)
         _show_redundancy(scores)
         _show_layers(scores, trace, "next window" if several else "load planned for")
         _show_spending(scores, spendings)
+
+
+def suggest_slots(
+    trace: LoadTrace,
+    clusters: list[Cluster],
+    groups: int,
+    locality: str,
+    effort: str,
+    expert_bytes: float | None,
+    part: str,
+    *,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Weigh slots counts as :func:`compare_redundancy` does, and say which to plan with; nothing is written."""
+    trials = _try(trace, clusters, groups, locality, effort, silent=quiet or json)
+    scores = score_redundancy(trials, expert_bytes=expert_bytes)
+    knee = next(score.slots for score in scores if score.is_knee)
+    if json:
+        print_json({**_setting(trace, clusters[0], groups, locality, effort), **_results(scores), "suggested_slots": knee})
+    elif not quiet:
+        _show_setting(trace, clusters[0], locality, effort, part)
+        _show_redundancy(scores)
+        if trace.num_steps == 1:
+            out.print(
+                "nothing is told of the next window: the load is one window, or its steps are in no order", soft_wrap=True
+            )
+        if expert_bytes is None:
+            out.print("give --model or --expert-bytes for the memory of a rank in GB", soft_wrap=True)
+        out.print(
+            f"nothing is planned yet: add --slots {knee} --out placement.json, or more slots where ranks have memory to spare",
+            style="bold",
+            soft_wrap=True,
+        )
+
+
+def _try(trace: LoadTrace, clusters: list[Cluster], groups: int, locality: str, effort: str, *, silent: bool) -> Trials:
+    for cluster in clusters:
+        make_problem(trace, cluster, groups, locality)
+    with working("compiling, once a machine", quiet=silent):
+        warm_up()
+    with progress_bar("planning", len(clusters) * trace.num_steps, quiet=silent) as advance:
+        return try_slots(trace, clusters, num_groups=groups, locality=locality, effort=effort, progress=advance)
+
+
+def _setting(trace: LoadTrace, cluster: Cluster, groups: int, locality: str, effort: str) -> dict[str, object]:
+    setting = {"ranks": cluster.num_ranks, "nodes": cluster.num_nodes, "groups": groups, "locality": locality, "effort": effort}
+    shape = {"layers": trace.num_layers, "experts": trace.num_experts, "windows": trace.num_steps}
+    judged = {"scored": "next-window" if trace.num_steps > 1 else "in-sample", "layer_ids": trace.layer_ids}
+    return {**setting, **shape, **judged}
+
+
+def _results(scores: list[RedundancyScore]) -> dict[str, object]:
+    return {"results": [{**asdict(score), "layers_that_gain": _gaining(score).size} for score in scores]}
+
+
+def _show_setting(trace: LoadTrace, cluster: Cluster, locality: str, effort: str, part: str) -> None:
+    out.print(
+        f"{trace.num_layers} layers of {trace.num_experts} experts on {cluster.num_ranks} ranks, locality {locality}, "
+        f"effort {effort}; planned on {part}",
+        soft_wrap=True,
+    )
 
 
 def _show_redundancy(scores: list[RedundancyScore]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as encoding
-from dataclasses import replace
 from time import perf_counter
 from typing import Annotated, Any
 
@@ -11,29 +10,28 @@ import numpy as np
 import typer
 
 from equipoise.cli import options
+from equipoise.cli.linking import read_links
 from equipoise.cli.output import out, print_json, table, working
 from equipoise.cli.previous import show_lost
-from equipoise.cli.shaping import byte_size, whole_numbers
+from equipoise.cli.shaping import memory_of_expert, whole_numbers
+from equipoise.cli.streams import STREAM, check_streams, written
 from equipoise.errors import ArgumentError, FileError
-from equipoise.files.atomic import whole_file
 from equipoise.migrating.checking import check_schedule
-from equipoise.migrating.links import LINKS, Links
+from equipoise.migrating.links import Links
 from equipoise.migrating.schedules import MODES, MoveSchedule
 from equipoise.migrating.scheduling import schedule_moves
 from equipoise.migrating.warming import warm_up
-from equipoise.models import MODELS, find_model
 from equipoise.placement import Placement
-
-_LINK = "h100"
 
 
 def schedule(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="The placement in use (.json, .npz).")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The placement to get to.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The placement in use, a file or - for standard input.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The placement to get to, a file or - for standard input.")],
     mode: Annotated[
         str,
         typer.Option(
-            help="duplex (a rank sends one expert and receives one a round) or one-peer (it exchanges with one peer)."
+            metavar="NAME",
+            help="duplex (a rank sends one expert and receives one a round) or one-peer (it exchanges with one peer).",
         ),
     ] = MODES[0],
     staging: Annotated[
@@ -48,30 +46,27 @@ def schedule(
     ] = "",
     expert_bytes: options.ExpertBytes = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"Whose experts move, for their size: {', '.join(MODELS)}.")
+        str | None, typer.Option(metavar="NAME", help="Model whose experts move, for their size: deepseek-v3, ...")
     ] = None,
-    link: Annotated[
+    link: options.Link = None,
+    node_link: options.NodeLink = None,
+    out_file: Annotated[
         str | None,
         typer.Option(
-            metavar="B", help=f"{', '.join(LINKS)}, or bytes a second within a node, such as 450GB. Default: {_LINK}."
+            "--out", metavar="FILE", help="Write the schedule as .json, the same for every rank, or to - for standard output."
         ),
-    ] = None,
-    node_link: Annotated[
-        str | None, typer.Option(metavar="B", help="Bytes a second between nodes, such as 50GB. Default: those of --link.")
-    ] = None,
-    out_file: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="Write the schedule as .json, the same for every rank.")
     ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Order the moves from one placement to another into rounds, prove the order safe, and say how long it stalls.
 
-    Example: equipoise schedule placement.json next.json --model deepseek-v3 --link h100 --out schedule.json
+    Example: equipoise schedule placement.json next.json --model gpt-oss-20b
     """
-    if out_file is not None and not out_file.lower().endswith(".json"):
+    quiet |= check_streams(old, new, out_file=out_file, json=json)
+    if out_file not in (None, STREAM) and not str(out_file).lower().endswith(".json"):
         raise FileError(f"{out_file} is no name for a schedule", "a schedule is written as .json", "name it so")
-    size, links = _expert_bytes(expert_bytes, model), _links(link, node_link)
+    size, links = _expert_bytes(expert_bytes, model), read_links(link, node_link)
     if size is None and (link is not None or node_link is not None):
         option = "--link" if link is not None else "--node-link"
         raise ArgumentError(
@@ -89,7 +84,7 @@ def schedule(
         check_schedule(made, before, after)
     summary = _summary(made, size, links, seconds)
     if out_file is not None:
-        with whole_file(out_file) as file:
+        with written(out_file) as file:
             file.write(encoding.dumps(made.as_dict()).encode())
         summary["out"] = out_file
     if json:
@@ -101,24 +96,7 @@ def schedule(
 def _expert_bytes(text: str | None, model: str | None) -> float | None:
     if text is not None and model is not None:
         raise ArgumentError(f"--expert-bytes {text} and --model {model}", "both say the size of an expert", "give one of them")
-    if model is not None:
-        return find_model(model).expert_bytes
-    return None if text is None else byte_size("--expert-bytes", text)
-
-
-def _links(link: str | None, node_link: str | None) -> Links:
-    name = _LINK if link is None else link
-    links = (
-        LINKS[name] if name in LINKS else replace(LINKS[_LINK], bandwidth=_speed("--link", name, f"{', '.join(LINKS)}, or "))
-    )
-    return links if node_link is None else replace(links, node_bandwidth=_speed("--node-link", node_link, ""))
-
-
-def _speed(option: str, text: str, names: str) -> float:
-    try:
-        return byte_size(option, text)
-    except ArgumentError as error:
-        raise ArgumentError(error.found, f"it must be {names}bytes a second, > 0", "try 50GB") from error
+    return memory_of_expert(text, model)
 
 
 def _summary(made: MoveSchedule, size: float | None, links: Links, seconds: float) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from equipoise.checks import check_choice
 from equipoise.cli.output import working
 from equipoise.errors import ArgumentError
-from equipoise.files.placements import FORMATS, read_any
+from equipoise.files.loads import format_names
+from equipoise.files.placements import AUTO, FORMATS, read_any
 from equipoise.models import find_model
 from equipoise.placement import Placement
 from equipoise.simulating.policies import FixedPolicy, Policy, make_policy
@@ -26,6 +28,7 @@ class Reading:
     @classmethod
     def of(cls, file_format: str, model: str | None, active: str | None, in_order: bool) -> Reading:
         """Make one from the options that commands share."""
+        check_choice("--format", file_format, (AUTO, *format_names()))
         if model is None:
             return cls(file_format, active=active, in_order=in_order)
         named = find_model(model)

@@ -1,4 +1,4 @@
-"""The cluster that a command's options describe."""
+"""What options describe in text: clusters, lists of numbers, sizes in bytes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ import re
 
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
+from equipoise.models import find_model
 from equipoise.planning.problem import spread_slots
 
 
 def make_cluster(ranks: int, slots: int, nodes: int, speeds: str = "", down: str = "") -> Cluster:
     """Return ``ranks`` with ``slots`` spread over them, of the speeds and without the ranks named."""
     return Cluster(ranks, spread_slots(slots, ranks), nodes, rank_speeds=numbers("--speeds", speeds), alive=_alive(down, ranks))
+
+
+def needed_cluster(
+    ranks: int | None, slots: int | None, nodes: int | None, speeds: str | None = None, down: str | None = None, *, instead: str
+) -> Cluster:
+    """Return the cluster of options that may be left out for something else; refuse where that is not given either."""
+    if ranks is None or slots is None:
+        option = "--ranks" if ranks is None else "--slots"
+        raise ArgumentError(f"Missing option '{option}'", "a plan is for ranks with slots", f"give it, or {instead}")
+    return make_cluster(ranks, slots, nodes or 1, speeds or "", down or "")
 
 
 def change_cluster(
@@ -88,6 +99,13 @@ def byte_size(option: str, text: str, *, allows_none: bool = False) -> float:
     if not (0 < size < math.inf or (allows_none and size == 0)):
         raise ArgumentError(f"{option} is {text!r}", "it must be a size > 0", "try 44MB, 42MiB or 44e6")
     return size
+
+
+def memory_of_expert(text: str | None, model: str | None) -> float | None:
+    """Return the bytes of one expert of one layer: as said, or the model's; None where neither is known."""
+    if text is not None:
+        return byte_size("--expert-bytes", text)
+    return None if model is None else find_model(model).expert_bytes
 
 
 def _rank(number: int, ranks: int) -> int:

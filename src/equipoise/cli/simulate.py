@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from equipoise.cli import options
-from equipoise.cli.output import out, print_json, progress_bar, working
+from equipoise.cli.linking import read_links
+from equipoise.cli.output import out, print_json, progress_bar, table, working
 from equipoise.cli.selecting import AS_IT_IS, Reading, read_policy
 from equipoise.cli.shaping import byte_size, counts, make_cluster
+from equipoise.cli.streams import STREAM, check_streams, written
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError, FileError
+from equipoise.migrating.links import LINKS
 from equipoise.simulating.policies import ONCE, Policy
 from equipoise.simulating.replaying import simulate as replay
 from equipoise.simulating.results import PolicyResult, Simulation, paired_difference
@@ -41,28 +43,40 @@ def simulate(
     in_order: options.InOrder = False,
     nodes: options.Nodes = 1,
     groups: options.Groups = 1,
-    locality: Annotated[str, typer.Option(help="none or strict (a group stays on one node).")] = "none",
+    locality: Annotated[str, typer.Option(metavar="NAME", help="none or strict (a group stays on one node).")] = "none",
     speeds: options.Speeds = "",
     down: options.Down = "",
     dispatch: options.Dispatch = "equal",
-    time_model: Annotated[str, typer.Option(help=f"What windows and moves take: {', '.join(TIME_MODELS)}.")] = "tokens",
+    time_model: Annotated[
+        str, typer.Option(metavar="NAME", help=f"What windows and moves take: {', '.join(TIME_MODELS)}.")
+    ] = "tokens",
     expert_bytes: options.ExpertBytes = None,
-    link: Annotated[str | None, typer.Option(metavar="B", help="Bytes a second that a rank receives, such as 50GB.")] = None,
+    link: Annotated[
+        str | None,
+        typer.Option(
+            metavar="B", help="h100, h800, b200 (between nodes), or bytes a second that a rank receives, such as 450GB."
+        ),
+    ] = None,
     batches: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Batches in a window, to count active experts. Default: --window.")
     ] = None,
     folder: Annotated[
         str | None, typer.Option(metavar="DIR", help="Keep each policy's simulation there; what is there is not run again.")
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes for several simulations; -1 for all cores.")] = 1,
+    jobs: Annotated[int, typer.Option(metavar="N", help="Processes for several simulations; -1 for all cores.")] = 1,
     out_file: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="Write the simulation, all windows, as JSON.")
+        str | None,
+        typer.Option("--out", metavar="FILE", help="Write the simulation, all windows, as JSON, or to - for standard output."),
     ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Replay a trace: policies plan on the past, and the next window is scored."""
+    """Replay a trace: policies plan on the past, and the next window is scored.
+
+    Example: equipoise simulate load.npz --ranks 8 --slots 40 --policy last --policy auto
+    """
+    quiet |= check_streams(active, out_file=out_file, json=json)
     silent = quiet or json
     slot_counts, intervals = counts("--slots", slots), _intervals(every)
     if len(set(loads)) < len(loads):
@@ -83,7 +97,8 @@ def simulate(
         traces = {load: _to_replay(load, reading) for load in loads}
         found = _sweep(traces, cluster, policies, {**how, **spread, "window": window, "folder": folder, "jobs": jobs}, silent)
     for simulation, name in zip(found.values(), outs, strict=False):
-        simulation.write(name)
+        with written(name) as file:
+            file.write(simulation.as_bytes())
     if json:
         setting = {"ranks": ranks, "dispatch": dispatch, "time_model": timing.name, "out": outs}
         print_json({**setting, "traces": [{"trace": load, **as_json(simulation)} for load, simulation in found.items()]})
@@ -129,6 +144,10 @@ def _outs(loads: list[str], path: str | None) -> list[str]:
     """Return the files to write, one a trace, numbered where there are several; their folder must be there."""
     if path is None:
         return []
+    if path == STREAM:
+        if len(loads) > 1:
+            raise ArgumentError(f"--out - for {len(loads)} traces", "standard output holds one", "name a file")
+        return [path]
     name = Path(path)
     if not name.parent.is_dir():
         raise FileError(f"{path} cannot be written (no folder {name.parent})", "its folder must be there", "make it first")
@@ -156,8 +175,13 @@ def _time_model(name: str, expert_bytes: str | None, link: str | None) -> TimeMo
     if expert_bytes is not None:
         model = replace(model, expert_bytes=byte_size("--expert-bytes", expert_bytes))
     if link is not None:
-        model = replace(model, link_bandwidth=byte_size("--link", link))
+        model = replace(model, link_bandwidth=_received(link))
     return model
+
+
+def _received(link: str) -> float:
+    """Return the bytes a second that a rank receives: of named links those between nodes, the slower."""
+    return LINKS[link].node_bandwidth if link in LINKS else read_links(link).bandwidth
 
 
 def _show(load: str, found: Simulation, model: TimeModel) -> None:
@@ -167,7 +191,7 @@ def _show(load: str, found: Simulation, model: TimeModel) -> None:
         soft_wrap=True,
     )
     first = found.policies[0]
-    _table(
+    table(
         "Balancedness on the next window in %, mean over windows; 100 is perfect",
         ["policy", "slots", "balance", "p5", "worst", "moves", "ms"],
         [_balance_row(result) for result in found.policies],
@@ -184,23 +208,11 @@ def _show(load: str, found: Simulation, model: TimeModel) -> None:
     out.print("p5, worst: 5th percentile and worst of the layers, means over windows;", soft_wrap=True)
     out.print("moves: replicas received a window, all layers; ms: to forecast and plan, median", soft_wrap=True)
     if model.name != "tokens":
-        _table(
+        table(
             f"Time by the model {model.name}; useful: ideal time over time with stalls",
             ["policy", "useful %", "windows s", "stalls s", "moved GB"],
             [_time_row(result) for result in found.policies],
         )
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table whose figures are always whole; policies' names fold where there is no room."""
-    out.print(title, style="bold", soft_wrap=True)
-    grid = Table()
-    grid.add_column(columns[0], overflow="fold")
-    for column in columns[1:]:
-        grid.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        grid.add_row(*row)
-    out.print(grid)
 
 
 def _balance_row(result: PolicyResult) -> list[str]:

@@ -9,7 +9,10 @@ from equipoise.cli.output import out, print_json, working
 
 
 def warmup(json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Compile all kernels and cache them on disk: once a machine, before an engine starts."""
+    """Compile all kernels and cache them on disk: once a machine, before an engine starts.
+
+    Example: equipoise warmup
+    """
     start = perf_counter()
     with working("compiling, once a machine", quiet=quiet or json):
         from equipoise.simulating.warming import warm_up

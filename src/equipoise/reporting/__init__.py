@@ -1,0 +1,1 @@
+"""A report for people: data first, then one self-contained page."""
