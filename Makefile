@@ -6,7 +6,7 @@ LOCK := requirements.lock
 DEMO_LOAD := src/equipoise/data/gpt-oss-20b-decode.npz
 DEMO_OUT := build/placement.json
 
-.PHONY: demo test check bench bench-peers bench-unseen bench-dispatch bench-moves bench-control bench-score bench-proofs bench-engines test-machines test-engines test-pins test-python test-oldest fuzz clean
+.PHONY: demo test check docs bench bench-peers bench-unseen bench-dispatch bench-moves bench-control bench-score bench-start bench-proofs bench-engines test-install bench-report test-machines test-browser test-engines test-pins test-python test-oldest fuzz clean
 
 demo: $(VENV)/.ready ## the main job on the load that ships
 	@mkdir -p $(dir $(DEMO_OUT))
@@ -15,7 +15,7 @@ demo: $(VENV)/.ready ## the main job on the load that ships
 
 test: $(VENV)/.ready-dev ## the whole suite on two cores, once kernels are compiled; beside it its fast part, interpreted
 	@mkdir -p build
-	@NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -m "not compiled" > build/interpreted.log 2>&1 & beside=$$!; \
+	@NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -m "not compiled and not machines and not engines and not browser" > build/interpreted.log 2>&1 & beside=$$!; \
 	$(BIN)/equipoise warmup; \
 	$(BIN)/pytest -q -n 2 --dist worksteal; compiled=$$?; \
 	wait $$beside; interpreted=$$?; \
@@ -26,7 +26,12 @@ check: $(VENV)/.ready-dev ## style, types, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typed/user.py
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.ready-docs ## the site, built strictly, into build/site; nothing in it is fetched when it is read
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@! grep -rlE '<(script|link|img|iframe)[^>]+(src|href)="?https?:' build/site --include=*.html
 
 bench: $(VENV)/.ready-dev ## speed and balance from the same calls, on the recorded loads in EQUIPOISE_LOADS
 	$(BIN)/python benchmarks/main_job.py
@@ -49,18 +54,31 @@ bench-control: $(VENV)/.ready-dev ## the controller on stationary and on changin
 bench-engines: $(VENV)/.ready-dev ## an SGLang dump of 206 MB read and planned: seconds and memory; ARGS=--quick
 	$(BIN)/python -m benchmarks.engines $(ARGS)
 
-bench-score: $(VENV)/.ready-dev ## what judging a program costs beside the program's own time; ARGS=--quick
+bench-score: $(VENV)/.ready-dev ## what judging a program costs, and the worked case on GLM; ARGS=--quick
 	$(BIN)/python -m benchmarks.scoring $(ARGS)
+
+bench-report: $(VENV)/.ready-dev ## a report: seconds, bytes, and how soon chromium has drawn it; ARGS=--quick
+	$(BIN)/python -m benchmarks.reports $(ARGS)
+
+bench-start: $(VENV)/.ready-dev ## what imports and help take before any work is done; ARGS=--quick
+	$(BIN)/python -m benchmarks.starting $(ARGS)
 
 bench-proofs: $(VENV)/.ready-dev ## plans and bounds beside an exact solver's, on five real layers a shape
 	$(BIN)/python benchmarks/proofs.py
 
+test-install: $(VENV)/.ready-dev ## wheel and sdist as strangers get them: a clean environment, the main job, types, pipx
+	$(BIN)/python tests/installing.py
+
 test-machines: $(VENV)/.ready-dev ## that kernels compiled anew, and for a generic CPU, give the same; some four minutes
 	$(BIN)/pytest -q -n 2 -m machines
 
+test-browser: $(VENV)/.ready-dev ## reports opened in chromium, which .ci/browser installs on Debian where it is missing
+	@.ci/browser
+	$(BIN)/pytest -q -m browser tests/reporting
+
 test-engines: $(VENV)/.ready-dev ## against the engines' own modules, from their wheels in EQUIPOISE_PEERS_CACHE (0.8 GB in all)
 	$(BIN)/equipoise warmup
-	$(BIN)/pytest -q -rA -m engines tests/engines
+	$(BIN)/pytest -q -rA -m engines tests/engines tests/test_example_evaluators.py
 
 test-python: ## the suite on another Python, without torch: make test-python PYTHON=python3.13
 	@mkdir -p build
@@ -97,4 +115,9 @@ $(VENV)/.ready: $(LOCK) pyproject.toml
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(LOCK)
+	@touch $@
+
+# What the site needs besides: only those who build it wait for it.
+$(VENV)/.ready-docs: $(VENV)/.ready-dev requirements-docs.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK) --requirement requirements-docs.lock
 	@touch $@

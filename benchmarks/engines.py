@@ -7,7 +7,8 @@
 by `equipoise plan`, a process of its own with kernels compiled before: the median of three from start to end, and the largest
 resident memory. Loads are drawn from one skewed distribution a layer. Needs torch.
 2: policy calls of the plug-ins, 58 layers of 256 experts for 288 slots on 32 ranks of 4 nodes, tensors in and out: what they
-take more than plan() with the same arguments, the median of paired differences of processor time.
+take more than plan() with the same arguments, the median of differences of pairs, called in turns: wall time, which is judged
+and needs a calm machine, and processor time, which other work on the machine does not touch as much.
 """
 
 from __future__ import annotations
@@ -109,15 +110,34 @@ def call_rows(quick: bool) -> Iterator[Row]:
         ),
     }
     for what, (call, alone) in calls.items():
-        extra = 1e3 * median(seconds_of(call) - seconds_of(alone) for _ in range(3 if quick else 101))
-        yield Row(f"{what}, beyond plan()", f"<= {EXTRA_MS:g} ms", f"{extra:.2f} ms", extra <= EXTRA_MS)
+        wall, processor = extra_ms(call, alone, 3 if quick else 101)
+        found = f"{wall:.2f} ms wall, {processor:.2f} ms processor"
+        yield Row(f"{what}, beyond plan()", f"<= {EXTRA_MS:g} ms wall", found, wall <= EXTRA_MS)
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """Return the processor time that a call takes: it waits for nothing, and other work on the machine does not count."""
-    start = process_time()
+def extra_ms(call: Callable[[], object], alone: Callable[[], object], pairs: int) -> tuple[float, float]:
+    """Return the milliseconds, wall and processor, that ``call`` takes more than ``alone``: medians over pairs.
+
+    The two go first in turns, since the second of a pair finds caches warm.
+    """
+    differences = []
+    for number in range(pairs):
+        if number % 2:
+            without = seconds_of(alone)
+            within = seconds_of(call)
+        else:
+            within = seconds_of(call)
+            without = seconds_of(alone)
+        differences.append((within[0] - without[0], within[1] - without[1]))
+    wall, processor = (1e3 * median(values) for values in zip(*differences, strict=True))
+    return wall, processor
+
+
+def seconds_of(call: Callable[[], object]) -> tuple[float, float]:
+    """Return the wall and the processor time that a call takes."""
+    start, worked = perf_counter(), process_time()
     call()
-    return process_time() - start
+    return perf_counter() - start, process_time() - worked
 
 
 ROWS: dict[str, Callable[[bool], Iterator[Row]]] = {"1": dump_row, "2": call_rows}

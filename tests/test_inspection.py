@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from equipoise import LoadTrace
-from equipoise.inspection import inspect_trace
+from equipoise.inspection import inspect_trace, slots_taken_for_experts
 from equipoise.models import find_model
+from equipoise.trace import Origin
 
 MODEL = find_model("gpt-oss-20b")
 
@@ -98,3 +99,31 @@ def test_unknown_order_is_said():
     found = inspect_trace(LoadTrace(LOAD, is_in_order=False)).findings
     assert len(found) == 1
     assert "--in-order" in found[0]
+
+
+def test_layers_are_named_by_their_own_numbers():
+    """Not by their position."""
+    load = LOAD.copy()
+    load[:, 0] = 0
+    load[0, 2, 5] += 1
+    findings = " | ".join(inspect_trace(LoadTrace(load, layer_ids=[3, 7, 9]), MODEL).findings)
+    assert "no load at all in layer 3" in findings
+    assert "tokens of layer 9 are no multiple" in findings
+    assert "layer 0" not in findings
+
+
+def test_slots_of_a_format_that_counts_them():
+    """No known model has 40 experts; 32 are some model's, and nothing is said of traces from elsewhere."""
+    for experts, format_, is_told in ((40, "tensorrt-llm", True), (32, "tensorrt-llm", False), (40, "npz", False)):
+        origin = Origin(format_, may_be_slots=format_ != "npz")
+        trace = LoadTrace(_routed(experts=experts), origin=origin)
+        assert (slots_taken_for_experts(trace) is not None) == is_told
+        assert any("slots may be taken for experts" in finding for finding in inspect_trace(trace).findings) == is_told
+
+
+def test_picks_are_looked_for_in_plain_files_only():
+    """What an engine recorded is what its format says."""
+    picks = np.random.default_rng(0).permuted(np.tile(np.arange(40), (6, 3, 1)), axis=2)[:, :, :4]
+    for format_, is_told in (("npy", True), ("megatron", False), ("equipoise-record", False)):
+        findings = inspect_trace(LoadTrace(picks, origin=Origin(format_))).findings
+        assert any("--format routed-experts" in finding for finding in findings) == is_told

@@ -30,7 +30,7 @@ def test_sources_go_with_their_steps(by_source, data):
     kept = [step for step, phase in enumerate(phases) if phase == phases[0]]
     assert trace.phase(phases[0]).source_load.tolist() == by_source[kept].tolist()
     assert LoadTrace.mix([trace, trace], [1, 2]).source_load.tolist() == (3 * by_source).tolist()
-    assert windows.origin is None
+    assert windows.origin == Origin("npz")
 
 
 def test_mixes_without_common_sources_have_none():

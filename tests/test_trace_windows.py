@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from equipoise import LoadTrace
 from equipoise.errors import ArgumentError, FileError
-from equipoise.trace import join_labels, join_phases
+from equipoise.steps import join_labels, join_phases
 
 LOAD = np.arange(28).reshape(7, 2, 2)
 PHASES = ["prefill", "prefill", "decode", "decode", "decode", "prefill", "decode"]

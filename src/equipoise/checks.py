@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import NoReturn
+
 import numpy as np
 
 from equipoise.errors import ArgumentError
@@ -41,7 +45,24 @@ def check_number(name: str, value: object, *, least: float = 0.0, above: float |
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Refuse a name that is none of ``choices``, and list them."""
     if value not in choices:
-        raise ArgumentError(f"{name} is {value!r}", f"it must be one of {', '.join(choices)}", "choose one of these")
+        refuse_name(name, value, choices)
+
+
+def refuse_name(name: str, value: object, choices: Iterable[str], next_step: str = "choose one of these") -> NoReturn:
+    """Raise an ArgumentError that lists the names there are, and ends with the nearest, or else with ``next_step``."""
+    known = tuple(choices)
+    near = suggestion(str(value), known)
+    raise ArgumentError(f"{name} is {value!r}", f"it must be one of {', '.join(known)}", near or next_step)
+
+
+def suggestion(given: str, choices: Iterable[str], most: int = 1) -> str:
+    """Ask whether the nearest of ``choices`` were meant, ``most`` of them; empty where none is near. Case does not matter.
+
+    >>> suggestion("Stirct", ("none", "soft", "strict"))
+    'did you mean strict?'
+    """
+    near = get_close_matches(given.lower(), tuple(choices), n=most)
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def check_seed(seed: object) -> int:

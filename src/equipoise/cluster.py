@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from equipoise.arrays import frozen
 from equipoise.checks import check_integer
 from equipoise.errors import ArgumentError
 
@@ -73,9 +74,7 @@ class Cluster:
     @cached_property
     def rank_of_slot(self) -> npt.NDArray[np.int64]:
         """Rank of each slot, [slots]; slots are numbered in rank order."""
-        ranks = np.repeat(np.arange(self.num_ranks, dtype=np.int64), self.slot_counts)
-        ranks.setflags(write=False)
-        return ranks
+        return frozen(np.repeat(np.arange(self.num_ranks, dtype=np.int64), self.slot_counts))
 
     @property
     def ranks_per_node(self) -> int:

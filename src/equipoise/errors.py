@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_LONGEST = 200
+
 
 class EquipoiseError(Exception):
     """Base of every error that equipoise raises on purpose.
@@ -41,6 +43,12 @@ class InvalidPlacementError(EquipoiseError, ValueError):
 
 class FileError(EquipoiseError):
     """A file cannot be read or written, or does not hold what it should."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, cut to 200 characters, or the error's name where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip()[:_LONGEST] if lines else type(error).__name__
 
 
 def unreadable(path: object, error: OSError) -> FileError:

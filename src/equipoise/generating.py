@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from equipoise.arrays import frozen
 from equipoise.checks import check_integer, check_seed
 from equipoise.errors import ArgumentError
 from equipoise.streams import LoadStream
@@ -140,7 +141,7 @@ def generate(settings: TrafficSettings, *, num_steps: int, num_layers: int, num_
     for block in stream.blocks():
         load[done : done + len(block)] = block
         done += len(block)
-    return LoadTrace(_frozen(load), stream.layer_ids, stream.labels)
+    return LoadTrace(frozen(load), stream.layer_ids, stream.labels)
 
 
 def generate_stream(
@@ -199,7 +200,7 @@ def _make_blocks(settings: TrafficSettings, times: _Times, num_layers: int, num_
     layers = [_Layer(settings, num_experts, seed, layer) for layer in range(num_layers)]
     for start in range(0, times.num_steps, _BLOCK):
         block = np.stack([layer.draw(times, start) for layer in layers], axis=1)
-        yield _frozen(block[: times.num_steps - start])
+        yield frozen(block[: times.num_steps - start])
 
 
 class _Layer:
@@ -397,11 +398,6 @@ def _as_domains(given: object) -> tuple[str, ...]:
             f"domains is {given!r}", "it must be a sequence of different names, none empty", "give one name a domain"
         )
     return names
-
-
-def _frozen(array: _Counts) -> _Counts:
-    array.setflags(write=False)
-    return array
 
 
 STEADY_DECODE = TrafficSettings(

@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from equipoise import metrics
+from equipoise.arrays import frozen
 from equipoise.checks import check_integer
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError, FileError, InvalidPlacementError
 from equipoise.files.placements.found import FoundCluster, FoundPlacement
+from equipoise.steps import as_layer_ids
 from equipoise.tensors import as_array
-from equipoise.trace import LoadTrace, as_layer_ids
+from equipoise.trace import LoadTrace
 
 ABSENT = -1
 """An empty slot, on purpose or on a dead rank; never "unknown" (docs/semantics.md, 2)."""
@@ -81,9 +83,7 @@ class Placement:
                 f"an expert lies in 0..{self.num_experts - 1}, or is -1 for an empty slot",
                 "check num_experts and the map's numbering",
             )
-        frozen = given.astype(np.int64)
-        frozen.setflags(write=False)
-        object.__setattr__(self, "expert_of_slot", frozen)
+        object.__setattr__(self, "expert_of_slot", frozen(given.astype(np.int64)))
 
     @property
     def num_layers(self) -> int:
@@ -95,7 +95,7 @@ class Placement:
         """Replicas of each expert, int64 [layers, experts]."""
         size = self.num_layers * self.num_experts
         count = np.bincount(self._filled_pairs()[0], minlength=size).reshape(self.num_layers, self.num_experts)
-        return _frozen(count.astype(np.int64, copy=False))
+        return frozen(count.astype(np.int64, copy=False))
 
     @cached_property
     def slots_of_expert(self) -> IntArray:
@@ -107,13 +107,13 @@ class Placement:
         nth = np.arange(pair.size) - np.repeat(np.cumsum(count) - count, count)
         slots = np.full((count.size, max(1, int(count.max(initial=0)))), ABSENT, np.int64)
         slots[pair, nth] = slot
-        return _frozen(slots.reshape(self.num_layers, self.num_experts, -1))
+        return frozen(slots.reshape(self.num_layers, self.num_experts, -1))
 
     @cached_property
     def duplicates(self) -> IntArray:
         """Slots a layer that hold an expert their rank holds already, int64 [layers]."""
         held = self._rank_expert_counts()
-        return _frozen(np.maximum(held - 1, 0).sum(axis=(1, 2)))
+        return frozen(np.maximum(held - 1, 0).sum(axis=(1, 2)))
 
     @cached_property
     def lost_experts(self) -> tuple[tuple[int, int], ...]:
@@ -345,11 +345,6 @@ class Placement:
         shape = (self.num_layers, self.cluster.num_ranks, self.num_experts)
         key = (layer * shape[1] + self.cluster.rank_of_slot[slot]) * shape[2] + expert
         return np.bincount(key, minlength=shape[0] * shape[1] * shape[2]).reshape(shape)
-
-
-def _frozen(array: IntArray) -> IntArray:
-    array.setflags(write=False)
-    return array
 
 
 def _cluster_in(found: FoundPlacement) -> Cluster | None:

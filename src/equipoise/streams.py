@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from equipoise.arrays import frozen
 from equipoise.checks import check_integer
 from equipoise.errors import ArgumentError, FileError
 from equipoise.files.loads import open_steps, read_steps
-from equipoise.trace import (
+from equipoise.steps import (
     as_labels,
     as_layer_ids,
     as_phases,
@@ -140,7 +141,7 @@ class LoadStream:
         total = self._no_load()
         for step in self:
             total = _plus(total, step)
-        return _frozen(total)
+        return frozen(total)
 
     def windows(self, num_steps: int) -> LoadStream:
         """Return the stream of every ``num_steps`` consecutive steps added up, as :meth:`LoadTrace.windows` does.
@@ -181,7 +182,7 @@ class LoadStream:
         for count, step in enumerate(self, 1):
             total = _plus(total, step)
             if count % num_steps == 0:
-                yield _frozen(total)
+                yield frozen(total)
                 total = self._no_load()
 
     def _given(self) -> Iterator[Any]:
@@ -267,8 +268,3 @@ def _plus(total: npt.NDArray[Any], step: npt.NDArray[Any]) -> npt.NDArray[Any]:
         total = total.astype(np.float64, copy=False)
     total += step
     return total
-
-
-def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    array.setflags(write=False)
-    return array

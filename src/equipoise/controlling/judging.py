@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from equipoise.arrays import frozen
 from equipoise.constraints import Constraints
 from equipoise.dispatching.splitting import split_batch
 from equipoise.kernels.types import Flags, Floats, Ints
@@ -23,8 +24,7 @@ def layer_times(placement: Placement, load: Floats, dispatch: str = "equal") -> 
     """
     if dispatch == "equal":
         return placement.layer_times(load)
-    served = np.where(placement.replica_count > 0, load, 0.0)
-    served.setflags(write=False)
+    served = frozen(np.where(placement.replica_count > 0, load, 0.0))
     rank_load = split_batch(served, placement)[1]
     speed = np.asarray(placement.cluster.rank_speeds, np.float64)
     largest: Floats = (rank_load / speed).max(axis=1)

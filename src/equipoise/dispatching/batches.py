@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from equipoise import metrics
+from equipoise.arrays import frozen
 from equipoise.checks import check_integer, check_number
 from equipoise.cluster import Cluster
 from equipoise.dispatching.splitting import checked_load, shares_of, split_work, times_of
@@ -296,8 +297,7 @@ def spread_home(home: Placement, cluster: Cluster) -> Ints:
     offset = np.arange(home.cluster.num_slots) - np.repeat(np.cumsum(counts) - counts, counts)
     slots = np.full((home.num_layers, cluster.num_slots), ABSENT, np.int64)
     slots[:, np.repeat(begin, counts) + offset] = home.expert_of_slot
-    slots.setflags(write=False)
-    return slots
+    return frozen(slots)
 
 
 def make_batch_work(cluster: Cluster, num_experts: int, home: Cluster, most_received: int) -> FillWork:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from equipoise import metrics
+from equipoise.arrays import frozen
 from equipoise.cluster import Cluster
 from equipoise.dispatching.preferring import (
     crossings,
@@ -267,8 +268,7 @@ def checked_load(load: npt.ArrayLike | LoadTrace, placement: Placement) -> Float
         raise ArgumentError(
             f"a rank could take {longest:g}", f"times must stay below {LONGEST:g}", "scale the load or the speeds"
         )
-    checked.setflags(write=False)
-    return checked
+    return frozen(checked)
 
 
 def times_of(load: Floats, rank_load: Floats, bound: Floats, cluster: Cluster) -> dict[str, Floats]:

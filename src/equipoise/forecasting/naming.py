@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+from equipoise.checks import refuse_name
 from equipoise.errors import ArgumentError
 from equipoise.forecasting.auto import Auto
 from equipoise.forecasting.forecasters import Exponential, Last, Mean, Quantile, Scenarios, Steps
@@ -45,7 +46,7 @@ def make_forecaster(given: str | Forecaster) -> Forecaster:
         return given
     name, _, text = given.strip().partition(":")
     if name not in FORECASTERS:
-        raise ArgumentError(f"forecast is {given!r}", f"it must be one of {', '.join(FORECASTERS)}", "try 'auto'")
+        refuse_name("forecast", given, FORECASTERS, "try 'auto'")
     make, kinds = FORECASTERS[name]
     settings = [part.strip() for part in text.split(",")] if text else []
     if len(settings) > len(kinds):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from equipoise.arrays import frozen
 from equipoise.checks import check_choice, check_integer, check_number
 from equipoise.errors import ArgumentError
 from equipoise.kernels.sequencing import COMMIT, COPY, LOAD, MOVE, STASH
@@ -128,17 +129,17 @@ class MoveSchedule:
     @cached_property
     def rank_of_slot(self) -> Ints:
         """Rank of each slot, int64 [slots]."""
-        return _frozen(np.repeat(np.arange(self.num_ranks), self.slot_counts))
+        return frozen(np.repeat(np.arange(self.num_ranks), self.slot_counts))
 
     @cached_property
     def receiver(self) -> Ints:
         """Rank that each step writes on, int64 [steps]."""
-        return _frozen(self.rank_of_slot[self.target])
+        return frozen(self.rank_of_slot[self.target])
 
     @cached_property
     def sender(self) -> Ints:
         """Rank that each step reads from, int64 [steps]; its own but for moves."""
-        return _frozen(np.where(self.source >= 0, self.rank_of_slot[self.source], self.receiver))
+        return frozen(np.where(self.source >= 0, self.rank_of_slot[self.source], self.receiver))
 
     @property
     def is_move(self) -> Flags:
@@ -349,9 +350,4 @@ def _checked_array(name: str, given: object) -> Ints:
         raise ArgumentError(
             f"{name} has shape {list(array.shape)} of {array.dtype}", "it must be a list of integers", "check it"
         )
-    return _frozen(array.astype(np.int64))
-
-
-def _frozen(array: Ints) -> Ints:
-    array.setflags(write=False)
-    return array
+    return frozen(array.astype(np.int64))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from equipoise.arrays import frozen
 from equipoise.errors import ArgumentError
 from equipoise.forecasting.naming import make_forecaster
 from equipoise.forecasting.protocol import Forecaster
@@ -33,14 +34,12 @@ class Backtest:
         """Plan for each of ``forecasts`` [candidates, layers, experts]."""
         num_layers = forecasts.shape[1]
         every = replace(self._problem, load=np.ascontiguousarray(forecasts.reshape(-1, forecasts.shape[2])))
-        slots = plan_layers(every, EFFORTS["fast"]).slots
-        slots.setflags(write=False)
+        slots = frozen(plan_layers(every, EFFORTS["fast"]).slots)
         self._slots = [slots[i : i + num_layers] for i in range(0, len(slots), num_layers)]
 
     def losses(self, load: Floats) -> Floats:
         """Return largest rank time / ideal - 1 of each plan on a window, [candidates, layers]; nan without load."""
-        load = np.array(load, np.float64)
-        load.setflags(write=False)
+        load = frozen(np.array(load, np.float64))
         cluster = self._problem.cluster
         speed = np.asarray(cluster.rank_speeds, np.float64)
         ideal = np.cumsum(load, axis=1)[:, -1] / self._problem.everything.speed.sum()
@@ -62,9 +61,7 @@ def forecast_load(trace: LoadTrace, problem: Problem, forecast: str | Forecaster
     memory = make_forecaster(forecast).begin(Backtest(problem))
     is_judged = getattr(memory, "is_judged", False)
     for number, step in enumerate(trace.load, 1):
-        load = np.array(step, np.float64)
-        load.setflags(write=False)
-        memory.observe(load)
+        memory.observe(frozen(np.array(step, np.float64)))
         if is_judged and number < trace.num_steps:
             memory.forecast()
     expected = np.array(memory.forecast(), np.float64)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from equipoise.arrays import frozen
 from equipoise.checks import check_choice, check_integer
 from equipoise.errors import NotSupportedError
 from equipoise.kernels.connecting import connect_rows, judge_rows, make_connect_work
@@ -147,8 +148,7 @@ def _best_manner(
 
 def _judge(domain: Domain, slots: Ints, loads: Floats, weight: Floats) -> Floats:
     num_ranks = domain.ranks.size
-    rank_of_slot = np.repeat(np.arange(num_ranks), domain.room)
-    rank_of_slot.setflags(write=False)
+    rank_of_slot = frozen(np.repeat(np.arange(num_ranks), domain.room))
     work = make_split_work(loads.shape[2], rank_of_slot, domain.speed)
     return judge_rows(slots, loads, weight, work, np.empty(slots.shape[1]), np.empty(num_ranks), np.empty(num_ranks, np.bool_))
 

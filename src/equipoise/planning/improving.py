@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from equipoise.arrays import frozen
 from equipoise.budget import MoveBudget
 from equipoise.errors import ArgumentError
 from equipoise.kernels.dispatch import split_evenly
@@ -122,14 +123,11 @@ class Search:
 
 def judge_evenly(problem: Problem) -> Judge:
     """Return the judge of an even split over replicas."""
-    domain, load = problem.everything, problem.load.copy()
-    rank = np.repeat(np.arange(domain.ranks.size), domain.room)
-    load.setflags(write=False)
-    rank.setflags(write=False)
+    domain, load = problem.everything, frozen(problem.load.copy())
+    rank = frozen(np.repeat(np.arange(domain.ranks.size), domain.room))
 
     def judge(slots: Ints) -> Floats:
-        rows = slots.copy()
-        rows.setflags(write=False)
+        rows = frozen(slots.copy())
         return largest_times(add_up_ranks(split_evenly(rows, load), rank, domain.ranks.size), domain.speed)
 
     return judge

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from equipoise import metrics
+from equipoise.arrays import frozen
 from equipoise.budget import MoveBudget
 from equipoise.checks import check_choice, check_integer, check_seed
 from equipoise.cluster import Cluster
@@ -220,7 +221,7 @@ def plan(
     bound = without_rounding(bound, largest)
     return Plan(
         placement=Placement(found.slots, cluster, problem.num_experts),
-        load=_frozen(problem.load),
+        load=frozen(problem.load),
         balancedness=metrics.balancedness(largest, ideal),
         largest=largest,
         ideal=ideal,
@@ -273,8 +274,3 @@ def _checked_budget(previous: Placement | None, budget: MoveBudget | None, max_m
     if budget is not None and previous is None:
         raise ArgumentError("a budget without previous", "moves are counted from the placement before", "give previous")
     return MoveBudget() if budget is None else budget
-
-
-def _frozen(load: Floats) -> Floats:
-    load.setflags(write=False)
-    return load

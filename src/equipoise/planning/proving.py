@@ -13,9 +13,10 @@ from equipoise.checks import check_integer
 from equipoise.errors import ArgumentError, NotSupportedError
 from equipoise.placement import Placement
 from equipoise.planning.bounds import gap, without_rounding
-from equipoise.planning.exact import check_solver, prove_layer
+from equipoise.planning.exact import prove_layer
 from equipoise.planning.planner import Plan
 from equipoise.planning.problem import Problem, make_problem
+from equipoise.planning.solver import check_solver
 from equipoise.trace import LoadTrace
 
 WORST = 3

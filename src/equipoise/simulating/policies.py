@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from equipoise.budget import MoveBudget
-from equipoise.checks import check_choice, check_integer, check_seed
+from equipoise.checks import check_choice, check_integer, check_seed, suggestion
 from equipoise.cluster import Cluster
 from equipoise.constraints import Constraints
 from equipoise.controlling.controller import Controller
@@ -31,7 +31,7 @@ from equipoise.planning.continuing import Wanted, plan_from
 from equipoise.planning.efforts import EFFORTS
 from equipoise.planning.planner import DISPATCHES, plan
 from equipoise.planning.problem import make_problem, spread_slots
-from equipoise.planning.published import named_composition, split_name
+from equipoise.planning.published import CONSTRUCTORS, named_composition, split_name
 from equipoise.planning.scenarios import mean_load
 from equipoise.simulating.rules import make_rule
 from equipoise.simulating.triggers import Times, Trigger, even_times, judging_by, make_trigger
@@ -135,6 +135,7 @@ class PlannedPolicy:
         if self.home_share is not None:
             Constraints(self.home_share)
         if self.planner != OURS:
+            check_choice("planner", split_name(self.planner)[0], (OURS, *CONSTRUCTORS))
             named_composition(*split_name(self.planner))
         self._refuse_what_optimal_ignores()
         self._refuse_what_budgets_ignore()
@@ -471,7 +472,7 @@ def make_policy(given: str | Policy | Placement, **defaults: object) -> Policy:
             raise ArgumentError(
                 f"policy {given!r} has the setting {part!r}",
                 f"settings are {', '.join(known)}",
-                "try auto,every=4,effort=fast",
+                suggestion(key, known) or "try auto,every=4,effort=fast",
             )
         values[known[key].name] = _setting(given, key, text)
     return PlannedPolicy(**values)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from equipoise import metrics
+from equipoise.arrays import frozen
 from equipoise.checks import check_integer, check_seed
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError, EquipoiseError
@@ -335,9 +336,7 @@ def _as_window(given: npt.ArrayLike, number: int) -> LoadTrace:
 
 def _own(window: npt.ArrayLike) -> Floats:
     """Copy a window: what is handed to policies must lead back to no other."""
-    load = np.array(window, np.float64)
-    load.setflags(write=False)
-    return load
+    return frozen(np.array(window, np.float64))
 
 
 def _check_length(windows: int | None, policies: Sequence[Policy]) -> None:

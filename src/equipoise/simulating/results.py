@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from equipoise.errors import ArgumentError
-from equipoise.files.simulations import PolicyRecord, SimulationFile, read_simulation, write_simulation
+from equipoise.files.simulations import PolicyRecord, SimulationFile, encode_simulation, read_simulation, write_simulation
 from equipoise.kernels.types import Floats, Ints
 
 Flags = npt.NDArray[np.bool_]
@@ -168,6 +168,10 @@ class Simulation:
             When the folder cannot be written.
         """
         write_simulation(path, self.to_file())
+
+    def as_bytes(self) -> bytes:
+        """Return the bytes that :meth:`write` writes."""
+        return encode_simulation(self.to_file())
 
     def to_file(self) -> SimulationFile:
         """Return what is written."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from equipoise.checks import check_integer
+from equipoise.checks import check_integer, refuse_name
 from equipoise.cluster import Cluster
 from equipoise.dispatching.batches import MoveTime, plan_batch
 from equipoise.dispatching.splitting import split_batch
@@ -159,7 +159,7 @@ def make_rule(text: str) -> Rule:
         except ValueError as error:
             raise ArgumentError(f"dispatch is {text!r}", "batch goes with a number of spare slots", "try batch:1") from error
     if not isinstance(text, str) or text not in SPLITS:
-        raise ArgumentError(f"dispatch is {text!r}", f"it must be one of {', '.join(RULES)}", "choose one of these")
+        refuse_name("dispatch", text, RULES)
     return Rule(text)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from equipoise.checks import refuse_name
 from equipoise.costs import RankCost
 from equipoise.errors import ArgumentError
 from equipoise.kernels.types import Floats, Ints
@@ -107,5 +108,5 @@ def make_time_model(given: str | TimeModel) -> TimeModel:
     if isinstance(given, TimeModel):
         return given
     if not isinstance(given, str) or given not in TIME_MODELS:
-        raise ArgumentError(f"time model is {given!r}", f"it must be one of {', '.join(TIME_MODELS)}", "choose one of these")
+        refuse_name("time model", given, TIME_MODELS)
     return TIME_MODELS[given]

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from equipoise import metrics
+from equipoise.checks import suggestion
 from equipoise.errors import ArgumentError
 from equipoise.kernels.types import Floats
 from equipoise.placement import Placement
@@ -138,7 +139,10 @@ def make_trigger(given: str | Trigger) -> Trigger:
     except ValueError:
         threshold = np.nan
     if name not in _TRIGGERS or not 0.0 <= threshold <= 1.0:
+        near = "" if name in _TRIGGERS else suggestion(name, ("always", *_TRIGGERS))
         raise ArgumentError(
-            f"trigger is {given!r}", "it must be always, below:B or gain:G with a share in [0, 1]", "try below:0.9"
+            f"trigger is {given!r}",
+            "it must be always, below:B or gain:G with a share in [0, 1]",
+            near or "try below:0.9",
         )
     return _TRIGGERS[name](threshold)  # type: ignore[return-value]
