@@ -45,6 +45,23 @@ def test_by_hand():
     assert scoring.largest_times(load, np.array([1.0, 2.0])).tolist() == [8, 0]
 
 
+@given(ranks_with_slots(), st.data())
+def test_largest_loads_under_an_even_split(drawn, data):
+    """Added up over layers as a placement says it; -1 once an expert has no slot in a layer."""
+    rank_of_slot, ranks = drawn
+    room = np.bincount(rank_of_slot, minlength=ranks)
+    row = st.lists(st.integers(-1, 2), min_size=len(rank_of_slot), max_size=len(rank_of_slot))
+    slots = np.array(data.draw(st.lists(row, min_size=2, max_size=2)))
+    load = np.array(data.draw(st.lists(st.lists(st.integers(0, 50), min_size=3, max_size=3), min_size=2, max_size=2)), float)
+    found = scoring.add_up_largest(load, slots, np.array(rank_of_slot), ranks)
+    placement = Placement(slots[:, : len(rank_of_slot)], Cluster(ranks, room.tolist()), 3) if room.min() > 0 else None
+    lacks = any(expert not in row for row in slots.tolist() for expert in range(3))
+    if lacks:
+        assert found == -1
+    elif placement is not None:
+        assert found == pytest.approx(placement.rank_load(load).max(axis=1).sum())
+
+
 EXPERTS = 5
 
 

@@ -39,6 +39,32 @@ def largest_times(rank_load: Floats, speed: Floats) -> Floats:
 
 
 @kernel
+def add_up_largest(load: Floats, expert_of_slot: Ints, rank_of_slot: Ints, num_ranks: int) -> float:
+    """Add up over layers the largest rank load under an even split; -1 where an expert has no slot."""
+    num_experts = load.shape[1]
+    count, total = np.empty(num_experts, np.int64), np.empty(num_ranks, np.float64)
+    largest = 0.0
+    for x in range(expert_of_slot.shape[0]):
+        count[:] = 0
+        for s in range(expert_of_slot.shape[1]):
+            if expert_of_slot[x, s] >= 0:
+                count[expert_of_slot[x, s]] += 1
+        for e in range(num_experts):
+            if count[e] == 0:
+                return -1.0
+        total[:] = 0.0
+        for s in range(expert_of_slot.shape[1]):
+            e = expert_of_slot[x, s]
+            if e >= 0:
+                total[rank_of_slot[s]] += load[x, e] / count[e]
+        most = 0.0
+        for r in range(num_ranks):
+            most = max(most, total[r])
+        largest += most
+    return largest
+
+
+@kernel
 def count_received(new: Ints, rank_of_new: Ints, old: Ints, rank_of_old: Ints, num_ranks: int, num_experts: int) -> Ints:
     """Count the experts that each rank holds now and did not before, [layers, ranks]; both maps are [layers, slots]."""
     received = np.zeros((new.shape[0], num_ranks), np.int64)

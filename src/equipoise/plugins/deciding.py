@@ -12,6 +12,7 @@ from equipoise.checks import check_integer
 from equipoise.cluster import Cluster
 from equipoise.constraints import Constraints
 from equipoise.errors import ArgumentError, NotSupportedError
+from equipoise.kernels.scoring import add_up_largest, count_received
 from equipoise.kernels.types import Flags, Floats, Ints
 from equipoise.placement import ABSENT, Placement
 from equipoise.planning.planner import Plan, plan
@@ -111,9 +112,8 @@ def decide(call: Call, settings: Settings) -> Decision:
     for layers, max_moves in ((asked.layers_with_load(), settings.max_moves), (asked.layers_to_mend(), 0)):
         if layers.size:
             slots[layers] = asked.plan_rows(layers, max_moves)
-    count = count_replicas(slots, asked.num_experts)
-    _check_answer(slots, count, asked)
-    return _judged(asked, slots, count)
+    _check_answer(slots, asked)
+    return _judged(asked, slots)
 
 
 class _Asked:
@@ -264,44 +264,33 @@ def _checked_cluster(
     return cluster
 
 
-def _check_answer(slots: Ints, count: Ints, asked: _Asked) -> None:
+def _check_answer(slots: Ints, asked: _Asked) -> None:
     """Raise where a row could not serve; this would be a fault of the planner, not of the arguments."""
     filled = slots if asked.is_whole else slots[:, asked.is_open]
-    if filled.min() < 0 or not count.all():
+    if filled.min() < 0 or not count_replicas(slots, asked.num_experts).all():
         raise RuntimeError("a placement was planned in which an expert or a slot is missing; please report this")
 
 
-def _judged(asked: _Asked, slots: Ints, count: Ints) -> Decision:
-    after = _balancedness(asked, slots, count)
+def _judged(asked: _Asked, slots: Ints) -> Decision:
+    load = asked.load.astype(np.float64)
+    after = _balancedness(asked, load, slots)
     if asked.in_use is None:
         return Decision(slots, float("nan"), after, -1)
     before, in_use = float("nan"), asked.in_use
     if in_use.shape == slots.shape:
-        in_use = in_use if asked.is_whole else np.where(asked.is_open, in_use, ABSENT)
-        held = count_replicas(in_use, asked.num_experts)
-        before = _balancedness(asked, in_use, held) if held.all() else before
+        before = _balancedness(asked, load, in_use if asked.is_whole else np.where(asked.is_open, in_use, ABSENT))
     return Decision(slots, before, after, _count_moves(slots, asked.in_use, asked))
 
 
-def _balancedness(asked: _Asked, slots: Ints, count: Ints) -> float:
-    """Return the ideal over the largest rank loads, each added up over layers, under an even split; nan without load."""
-    share = asked.load / count
-    held = np.take_along_axis(share, slots, axis=1)
-    held[slots == ABSENT] = 0.0
-    rank_load = held.reshape(len(slots), asked.cluster.num_ranks, -1).sum(axis=2)
-    largest = float(rank_load.max(axis=1).sum())
-    return float(asked.load.sum()) / sum(asked.cluster.alive) / largest if largest else float("nan")
+def _balancedness(asked: _Asked, load: Floats, slots: Ints) -> float:
+    """Return the ideal over the largest rank loads, each added up over layers; nan without load, or with an expert lost."""
+    largest = add_up_largest(load, slots, asked.cluster.rank_of_slot, asked.cluster.num_ranks)
+    return float(asked.load.sum()) / sum(asked.cluster.alive) / largest if largest > 0 else float("nan")
 
 
 def _count_moves(slots: Ints, in_use: Ints, asked: _Asked) -> int:
     """Count replicas that their ranks did not hold before."""
-    layers, experts = slots.shape[0], asked.num_experts
-    room = int(asked.cluster.slot_counts[0])
+    rank_of_slot, room = asked.cluster.rank_of_slot, int(asked.cluster.slot_counts[0])
     ranks = max(asked.cluster.num_ranks, -(-in_use.shape[1] // room))
-    layer = (np.arange(layers) * ranks * experts)[:, np.newaxis]
-    was_held = np.zeros(layers * ranks * experts, np.bool_)
-    was_held[(layer + (np.arange(in_use.shape[1]) // room) * experts + in_use)[in_use != ABSENT]] = True
-    key = layer + asked.cluster.rank_of_slot * experts + slots
-    if not asked.is_whole:
-        key = key[:, asked.is_open]
-    return int(key.size - np.count_nonzero(was_held[key]))
+    was_on = np.arange(in_use.shape[1], dtype=np.int64) // room
+    return int(count_received(slots, rank_of_slot, in_use, was_on, ranks, asked.num_experts).sum())
