@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
+PINS := build/venv-pins
+PINS_CACHE := $(CURDIR)/build/pins-cache
 DEMO_LOAD := src/equipoise/data/gpt-oss-20b-decode.npz
 DEMO_OUT := build/placement.json
 
@@ -87,14 +89,8 @@ test-python: ## the suite on another Python, without torch: make test-python PYT
 	build/venv-python/bin/python -m pip install --quiet --requirement build/other.lock --editable .
 	build/venv-python/bin/pytest -q
 
-test-pins: ## the suite with the numba that vLLM 0.33 pins (SGLang 0.5.23: 0.65.1), and the numpy that goes with it
-	@mkdir -p build
-	grep -v '^numba==\|^llvmlite==\|^numpy==' $(LOCK) > build/pins.lock
-	echo 'numba==0.65.0' >> build/pins.lock
-	$(PYTHON) -m venv --clear build/venv-pins
-	build/venv-pins/bin/python -m pip install --quiet --requirement build/pins.lock --editable .
-	export NUMBA_CACHE_DIR=$(CURDIR)/build/pins-cache; \
-	build/venv-pins/bin/equipoise warmup && build/venv-pins/bin/pytest -q -n 2 --dist worksteal
+test-pins: $(PINS)/.ready ## the suite with the numba that vLLM 0.33 pins (SGLang 0.5.23: 0.65.1), and the numpy that goes with it; ARGS=tests/kernels
+	NUMBA_CACHE_DIR=$(PINS_CACHE) $(PINS)/bin/pytest -q -n 2 --dist worksteal $(ARGS)
 
 test-oldest: ## the suite with the oldest dependencies, without torch
 	$(PYTHON) -m venv --clear build/venv-oldest
@@ -106,6 +102,16 @@ fuzz: $(VENV)/.ready-dev ## 100,000 mutated files to every reader on two cores; 
 
 clean:
 	rm -rf $(VENV) build dist
+
+# The engines' numba, in an environment of its own, with its kernels compiled into a folder of their own.
+$(PINS)/.ready: $(LOCK) pyproject.toml
+	@mkdir -p build
+	grep -v '^numba==\|^llvmlite==\|^numpy==' $(LOCK) > build/pins.lock
+	echo 'numba==0.65.0' >> build/pins.lock
+	$(PYTHON) -m venv --clear $(PINS)
+	$(PINS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement build/pins.lock --editable .
+	NUMBA_CACHE_DIR=$(PINS_CACHE) $(PINS)/bin/equipoise warmup
+	@touch $@
 
 # One lock file serves both: people get what planning needs, developers the rest as well.
 $(VENV)/.ready: $(LOCK) pyproject.toml

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 FETCHING = ("src", "href", "srcset", "action", "data", "poster", "background", "formaction", "cite", "ping")
-VOID = ("meta", "link", "br", "img", "hr", "input")
+VOID = ("meta", "link", "br", "img", "hr", "input", "wbr")
 
 
 class Page(HTMLParser):

@@ -91,7 +91,7 @@ def test_inspect(run, tmp_path):
     path.write_text("4,1,1\n0,0,0\n")
     code, out, _ = run("inspect", path)
     assert code == 0
-    assert "1 steps, 2 layers, 3 experts, 6 tokens" in out
+    assert "1 step, 2 layers, 3 experts, 6 tokens" in out
     assert "note: no load at all in layer 1" in out
     found = json.loads(run("inspect", path, "--json")[1])
     assert (found["steps"], found["layers"], found["experts"], found["tokens"]) == (1, 2, 3, 6)
@@ -300,7 +300,8 @@ PINNED = {
     | {"--folder", "--jobs", "--out"},
     "report": READING
     | (CLUSTER | GROUPS | PART)
-    | {"--effort", "--expert-bytes", "--for", "--out", "--placement", "--policy", "--seed", "--simulation"},
+    | {"--effort", "--expert-bytes", "--for", "--out", "--placement", "--policy", "--seed", "--simulation"}
+    | {"--hidden-layers", "--layer-ids"},
     "convert": NUMBERING | {"--from", "--ranks"},
     "check": {"--engine", "--ep", "--experts", "--groups", "--model", "--nodes", "--option", "--ranks", "--redundant"}
     | {"--every", "--format", "--last", "--link", "--load", "--node-link", "--tokens"},

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,8 @@ def test_schedules_and_simulations_to_stdout(run, prepared):
 
 BAD = [
     (("plan", "load.npz", *SHAPE, "--out", "-", "--json"), "--out - with --json: both write to standard output"),
+    (("plan", "load.npz", *SHAPE, "--report", "-", "--json"), "--report - with --json: both write to standard output"),
+    (("plan", "load.npz", *SHAPE, "--report", "-", "--out", "-"), "--out - with --report -: both write to standard output"),
     (("schedule", "-", "-"), "two files are -: standard input is read once"),
     (("dispatch", "-", "-"), "two files are -"),
     (("metrics", "-", "-"), "two files are -"),
@@ -108,3 +113,32 @@ def test_empty_streams_are_named(run, prepared, feed):
     Path("nothing").write_bytes(b"")
     feed("nothing")
     assert run("dispatch", "-", "load.npz")[2].startswith("equipoise: standard input is not a placement file (it is empty)")
+
+
+@pytest.mark.parametrize("command", [("--help",), ("inspect", "load.npz"), ("inspect", "load.npz", "--json")])
+def test_a_reader_that_leaves(prepared, command):
+    """Exit code 141, as documented, and no word on stderr."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = [sys.executable, "-c", "from equipoise.cli.main import main; main()", *command]
+    done = subprocess.run(program, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_closed_stdout(prepared):
+    """Nothing to write to is no fault."""
+    line = f"{sys.executable} -c 'from equipoise.cli.main import main; main()' inspect load.npz >&-"
+    done = subprocess.run(line, shell=True, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.compiled
+def test_a_report_to_stdout(run, prepared):
+    """The page alone."""
+    pytest.importorskip("plotly")
+    code, out, err = run("plan", "load.npz", *SHAPE, "--effort", "fast", "--last", 3, "--out", "p.json", "--report", "-")
+    assert (code, err) == (0, "")
+    assert out.lower().startswith("<!doctype html>")
+    assert out.rstrip().endswith("</html>")
+    assert Path("p.json").exists()

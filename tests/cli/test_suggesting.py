@@ -10,6 +10,8 @@ import pytest
 from equipoise import Cluster, LoadTrace, plan
 from equipoise.cli.suggesting import clusters_to_weigh
 from equipoise.models import MODELS
+from equipoise.reporting.asked import Asked
+from equipoise.reporting.choices import weigh_slots
 
 
 @pytest.fixture
@@ -91,9 +93,50 @@ def test_ladder():
     assert [one.num_slots for one in clusters_to_weigh(256, 32, 4, "", "")] == [256, 288, 320, 352, 384, 448, 512]
     assert [one.num_slots for one in clusters_to_weigh(8, 4, 1, "", "3")] == [12, 16, 20, 24, 28]
     assert [one.num_slots for one in clusters_to_weigh(4, 4, 1, "", "")] == [4, 8, 12, 16]
+    assert [one.num_slots for one in clusters_to_weigh(8, 4, 2, "", "", "strict")] == [8, 12, 16]
+    assert [one.num_slots for one in clusters_to_weigh(8, 4, 2, "", "3", "strict")] == [16]
+    assert [one.num_slots for one in clusters_to_weigh(8, 4, 4, "", "3", "strict")] == [8]  # refused: a node without ranks
     assert clusters_to_weigh(8, 4, 2, "1,1,2,2", "0")[0] == Cluster(
         4, 3, 2, rank_speeds=(1, 1, 2, 2), alive=(False, True, True, True)
     )
+
+
+def test_strict_locality(run, load):
+    """Counts end at the experts of a node, and start at what its ranks that are up must hold."""
+    strict = ("--nodes", 2, "--groups", 2, "--locality", "strict")
+    assert [result["slots"] for result in _weigh(run, *strict)["results"]] == [8, 12, 16]
+    assert [result["slots"] for result in _weigh(run, *strict, "--down", 3)["results"]] == [16]
+
+
+def test_strict_locality_in_a_report(load):
+    """A report weighs the counts that can be planned, too."""
+    omissions = []
+    asked = Asked(num_groups=2, locality="strict", effort="fast")
+    found = weigh_slots(load, Cluster(4, 2, 2), asked, omissions, lambda: None)
+    assert omissions == []
+    assert [choice.slots for choice in found.choices] == [8, 12, 16]
+
+
+def test_left_over_steps_are_told(run, load):
+    """Windows that do not take all steps say so; one is no 'windows'."""
+    said = run("plan", "load.npz", "--ranks", 4, "--in-order", "--window", 4)[1]
+    assert "planned on 1 window of 4 steps, 2 steps at the end left out" in said
+    LoadTrace(np.tile(load.load, (6, 1, 1))[:31], (3, 4)).write("load.npz")
+    said = run("plan", "load.npz", "--ranks", 4, "--in-order")[1]
+    assert "15 windows of 2 steps from 31 of 31 steps, 1 step at the end left out; others by --window" in said
+
+
+def test_no_load(run, load):
+    """What is perfect for want of tokens is called so, on stderr, beside JSON too."""
+    steps = load.load.copy()
+    for layers, which in (([0], "1 of 2 layers"), ([0, 1], "any layer")):
+        steps[:, layers] = 0
+        LoadTrace(steps, (3, 4)).write("load.npz")
+        for options in ((), ("--slots", 8), ("--slots", 8, "--json")):
+            code, _, err = run("plan", "load.npz", "--ranks", 4, "--in-order", *options)
+            assert code == 0
+            assert err == f"note: no load at all in {which}: 100 % says nothing there; see equipoise inspect\n"
+        assert run("plan", "load.npz", "--ranks", 4, "--slots", 8, "--quiet")[2] == ""
 
 
 BAD = [

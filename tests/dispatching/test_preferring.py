@@ -12,15 +12,8 @@ from scipy.optimize import linprog
 
 from equipoise import Cluster
 from equipoise.dispatching import preferring
-from equipoise.dispatching.preferring import (
-    crossings,
-    prefer_near,
-    prefer_near_then_previous,
-    prefer_previous,
-    route_sources,
-    share_sources,
-    spread_sources,
-)
+from equipoise.dispatching.preferring import prefer_near, prefer_near_then_previous, prefer_previous
+from equipoise.dispatching.routing import crossings, route_sources, share_sources, spread_sources
 from equipoise.errors import ArgumentError, EquipoiseError, InvalidPlacementError
 
 FAR = 9.0

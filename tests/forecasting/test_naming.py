@@ -84,7 +84,7 @@ def test_an_object_is_taken_as_it_is():
     ("given_name", "message"),
     [
         ("", "forecast is '': it must be one of last, mean, exponential, quantile, scenarios, steps, auto, robust; try 'auto'"),
-        ("median", "forecast is 'median': it must be one of last, mean, .*; try 'auto'"),
+        ("median", "forecast is 'median': it must be one of last, mean, .*; did you mean mean\\?"),
         ("Last", "forecast is 'Last': it must be one of last"),
         (None, "forecast is a NoneType: it must be a name or a forecaster with begin"),
         (3, "forecast is a int: it must be a name"),

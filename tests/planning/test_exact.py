@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from equipoise.errors import MissingExtraError
-from equipoise.planning import exact
+from equipoise.planning import by_partners, by_ranks
 from equipoise.planning.exact import prove_layer
 
 OPTIMAL = 1 - 1e-8
@@ -141,7 +141,8 @@ def test_an_expert_beside_itself_is_no_placement():
 @pytest.mark.parametrize(("slots", "inverse"), [((3, 3, 3), (1.0, 1.0, 0.5)), ((2, 2, 2, 2), (1.0, 1.0, 1.0, 1.0))])
 def test_many_counts_for_light_experts_are_one_choice(monkeypatch, slots, inverse):
     """With few exact counts the model is coarser: the bound stays below the optimum, and optimal is said only where it is."""
-    monkeypatch.setattr(exact, "_EXACT_COUNTS", 1)
+    for model in (by_partners, by_ranks):
+        monkeypatch.setattr(model, "EXACT_COUNTS", 1)
     slots, inverse = np.array(slots), np.array(inverse)
     placements = _placements(5, slots)
     open_proofs = 0

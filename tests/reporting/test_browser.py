@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -172,3 +173,37 @@ def test_texts_from_files_do_not_run(browser, tmp_path):
     assert "hit" not in browser.title.replace(evil, "")
     assert browser.execute_script("return document.querySelectorAll('main img, main a, .figure a').length") == 0
     assert browser.execute_script("return document.querySelectorAll('.figure .main-svg').length") > 0
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_words_have_room(browser, tmp_path, width):
+    """Labels beside bars are whole, names of domains do not overlap, and axes' titles stand clear of bars of colours."""
+    from equipoise.reporting.asked import Asked
+    from equipoise.reporting.gathering import gather
+    from equipoise.reporting.rendering import write_page
+    from reported import make_trace, planned
+
+    trace = make_trace(["conversation/0", "conversation/1", "programming", "mathematics", "translation/0", "translation/1"])
+    write_page(tmp_path / "room.html", gather(trace, [planned(trace)], Asked(name="room")))
+    _open(browser, tmp_path / "room.html", width)
+    boxes = (
+        "const box = e => (({left, right, top, bottom}) => [left, right, top, bottom])(e.getBoundingClientRect());"
+        "const all = (q, r) => [...(r || document).querySelectorAll(q)];"
+    )
+    beside = browser.execute_script(
+        boxes + "return all('[id^=figure-losses]').flatMap(f => all('.ytick text', f).map(t => [box(t)[0], box(f)[0]]))"
+    )
+    assert beside
+    assert all(left >= edge - 1 for left, edge in beside)
+    names = sorted(browser.execute_script(boxes + "return all('#figure-timeline .annotation-text').map(box)"))
+    assert bool(names) == (width > 600)
+    assert all(one[1] <= following[0] + 1 for one, following in pairwise(names))
+    pairs = browser.execute_script(
+        boxes + "return all('[id^=figure-map]').map(f => [box(all('.xtitle', f)[0])[3], box(all('.cbfills', f)[0])[2]])"
+    )
+    assert len(pairs) == 3
+    assert all(title <= bar for title, bar in pairs)
+    captions = browser.execute_script(boxes + "return all('caption').map(c => box(c)[1])")
+    assert all(right <= width for right in captions)
+    names = browser.execute_script(boxes + "return all('#time td:first-child').map(c => box(c)[1] - box(c)[0])")
+    assert min(names) > 120

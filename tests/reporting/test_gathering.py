@@ -13,7 +13,9 @@ from equipoise.engines.starting import in_id_order
 from equipoise.errors import ArgumentError
 from equipoise.planning.redundancy import compare_redundancy
 from equipoise.planning.trading import trade_off
+from equipoise.reporting.answering import share
 from equipoise.reporting.asked import POLICIES, Asked, NamedPlacement
+from equipoise.reporting.figures import draw
 from equipoise.reporting.gathering import ID_ORDER, fingerprint, gather
 from equipoise.reporting.report import FORMAT, VERSION
 from equipoise.simulating.explaining import explain
@@ -26,16 +28,24 @@ def test_answer(small):
     """The sentence holds each figure's number, in order, and each figure says what it was measured on."""
     trace, made, report = small
     figures = {figure.key: figure for figure in report.answer.figures}
-    assert list(figures) == ["before", "after", "bound", "next", "optimal"]
+    assert list(figures) == ["before", "after", "bound", "next", "optimal", "kept"]
     assert figures["before"].value == in_id_order(CLUSTER, 3, 8).balancedness(trace)
     assert figures["after"].value == pytest.approx(made.placement.balancedness(trace), abs=1e-15)
     assert figures["after"].value <= figures["bound"].value <= 1
-    assert [figure.scored for figure in report.answer.figures] == ["this load", "in-sample", "bound", *["next-window"] * 2]
-    replayed = simulate(trace, CLUSTER, POLICIES)
+    assert [figure.scored for figure in report.answer.figures] == [
+        *("this load", "in-sample", "bound"),
+        *["next-window"] * 2,
+        "in-sample",
+    ]
+    replayed = simulate(trace, CLUSTER, [*POLICIES, made.placement])
     best = max(replayed.policy("last").mean_balancedness, replayed.policy("auto").mean_balancedness)
     assert figures["next"].value == best
-    assert figures["optimal"].value == replayed.policy("auto,dispatch=optimal").mean_balancedness
-    places = [report.answer.sentence.find(f"{100 * figure.value:.2f}\u00a0%") for figure in report.answer.figures]
+    assert figures["optimal"].value == replayed.policy("auto,planned_for=optimal,dispatch=optimal").mean_balancedness
+    assert figures["kept"].value == replayed.policies[-1].mean_balancedness
+    told = f"planned anew before each window, expect on the next {share(best)} ("
+    assert told in report.answer.sentence
+    assert f"{replayed.policy(POLICIES[-1]).moves.sum():,} moves in all)" in report.answer.sentence
+    places = [report.answer.sentence.find(f"{100 * figure.value:.2f}\u00a0%") for figure in report.answer.figures[:-1]]
     assert -1 not in places
     assert "slowest of 4 ranks" in report.answer.sentence
 
@@ -176,6 +186,14 @@ def _mismatched():
         "another trace": (found, other, "tokens a rank in layer 3"),
         "other windows": (found, make_trace(steps=5), "5 scored windows"),
         "other ranks": (simulate(trace, Cluster(2, 6), ["last"]), trace, "2 ranks"),
+        "other slots": (simulate(trace, Cluster(4, 4), ["last"]), trace, "16 slots"),
+        "permuted experts": (simulate(trace.load[:, :, ::-1], CLUSTER, ["last"]), trace, "fingerprint"),
+        "windows the other way": (
+            simulate(np.concatenate([trace.load[:1], trace.load[:0:-1]]), CLUSTER, ["last"]),
+            trace,
+            "order",
+        ),
+        "another history": (simulate(np.concatenate([trace.load[:1] + 1, trace.load[1:]]), CLUSTER, ["last"]), trace, "finger"),
         "other layers": (simulate(trace.load[:, :2], CLUSTER, ["last"]), trace, "2 layers"),
         "nothing that ended": (
             replace(found, policies=(replace(found.policies[0], failure="it broke"),)),
@@ -185,12 +203,28 @@ def _mismatched():
     }
 
 
-@pytest.mark.parametrize("case", ["another trace", "other windows", "other ranks", "other layers", "nothing that ended"])
+CASES = ("another trace", "other windows", "other ranks", "other slots", "permuted experts", "windows the other way")
+
+
+@pytest.mark.parametrize("case", [*CASES, "another history", "other layers", "nothing that ended"])
 def test_simulation_of_something_else_is_refused(case):
     """The mismatch is named."""
     simulation, trace, words = _mismatched()[case]
     with pytest.raises(ArgumentError, match=words):
         gather(trace, [planned(trace)], simulation=simulation)
+
+
+def test_an_old_simulation_is_taken_as_far_as_it_tells():
+    """Without slots and fingerprint: what there is is compared, and the report says so; slots still are those of policies."""
+    trace = make_trace()
+    found = simulate(trace, CLUSTER, ["last"])
+    old = replace(found, fingerprint="", num_slots=0)
+    notes = gather(trace, [planned(trace)], simulation=old).making.source.findings
+    assert any("too old to hold a fingerprint" in note for note in notes)
+    assert not any("fingerprint" in note for note in gather(trace, [planned(trace)], simulation=found).making.source.findings)
+    other = replace(simulate(trace, Cluster(4, 4), ["last"]), fingerprint="", num_slots=0)
+    with pytest.raises(ArgumentError, match="16 slots"):
+        gather(trace, [planned(trace)], simulation=other)
 
 
 def test_placement_of_another_model_is_refused():
@@ -223,6 +257,15 @@ def test_uneven_ranks_speeds_and_dead_ranks():
     report = gather(trace, [NamedPlacement("uneven", made.placement, is_planned=True)], Asked(policies=("last",)))
     assert report.balance.placements[1].balancedness == pytest.approx(made.balancedness)
     assert report.shape.ranks_up == 3
+    after = np.array(report.maps[-1].values)
+    assert np.isnan(after).all(axis=0).tolist() == [False, False, False, True]
+    largest, ideal = made.placement.layer_times(trace)
+    assert np.nanmax(after, axis=1) == pytest.approx(largest / ideal, abs=5e-4)
+    speeds = np.array([1, 1, 2])
+    assert (after[:, :3] * speeds).sum(axis=1) == pytest.approx(np.full(3, 4.0), abs=5e-3)
+    drawn = draw(report)["map-after"]["data"][0]["z"]
+    assert [row[3] for row in drawn] == [None] * 3
+    json.dumps(drawn, allow_nan=False)
     assert "slowest of 3 ranks" in report.answer.sentence
 
 
@@ -237,7 +280,8 @@ def test_strict_locality_and_optimal_dispatch():
     split = plan(trace, CLUSTER, dispatch="optimal")
     report = gather(trace, [NamedPlacement("split", split.placement)], Asked(dispatch="optimal", policies=("last",)))
     assert report.balance.placements[1].balancedness == pytest.approx(split.balancedness)
-    assert [figure.key for figure in report.answer.figures][3:] == ["optimal"]
+    assert [figure.key for figure in report.answer.figures][3:] == ["optimal", "kept"]
+    assert "planned anew before each window, expect on the next with optimal dispatch" in report.answer.sentence
 
 
 def test_engines_are_told_how(small):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from equipoise.errors import MissingExtraError
-from equipoise.reporting import rendering
+from equipoise.reporting import rendering, unseen
 from equipoise.reporting.answering import share
 from equipoise.reporting.asked import Asked
 from equipoise.reporting.figures import draw
@@ -149,3 +149,40 @@ def test_shares_are_shown_as_on_the_terminal():
     """Two decimals; a number and its sign stay on one line."""
     assert share(0.99984) == "99.98\u00a0%"
     assert share(float("nan")) == "-"
+
+
+def test_what_turns_text_is_made_visible():
+    """Bidirectional controls in names could make a page say something else than the file does."""
+    marks = "\u061c\u200e\u200f\u202a\u202e\u2066\u2069"
+    assert unseen.visible(f"a{marks}b\u05d0") == f"a{chr(0xFFFD) * 7}b\u05d0"
+    assert unseen.one_line("86\u00a0%\r\x1b[2Jb") == "86 % \ufffd[2Jb"
+    trace = make_trace()
+    from plotly.offline import get_plotlyjs
+
+    text = rendering.render(gather(trace, [planned(trace, f"x{marks}y")], Asked(policies=("last",))))
+    assert not set(marks) & set(text.replace(get_plotlyjs(), ""))
+
+
+def test_scores_are_explained(page):
+    """Every word that says what a number was measured on."""
+    for words in ("In-sample:", "This load:", "Bound:", "Next-window:"):
+        assert words in page.words
+
+
+def test_slots_of_policies_are_shown_where_they_differ(small):
+    """A column for them, and none where all are the same."""
+    trace, made, report = small
+    assert not any(path.startswith("timeline.policies.0.slots") for path, _, _ in Page(rendering.render(report)).numbers)
+    uneven = gather(trace, [made], Asked(policies=("last", "last,slots=16")))
+    shown = {path: text for path, _, text in Page(rendering.render(uneven)).numbers}
+    assert (shown["timeline.policies.0.slots"], shown["timeline.policies.1.slots"]) == ("12", "16")
+
+
+def test_bars_of_colours_stand_below_the_axis(small):
+    """Placed in pixels of the figure, in room kept for them; ticks between whole ranks are not drawn."""
+    for key, figure in draw(small[2]).items():
+        if key.startswith("map-"):
+            bar = figure["data"][0]["colorbar"]
+            assert (bar["yref"], bar["y"], bar["yanchor"]) == ("container", 0, "bottom")
+            assert figure["layout"]["margin"]["b"] > 120
+            assert figure["layout"]["xaxis"]["nticks"] <= len(figure["data"][0]["z"][0])

@@ -44,3 +44,13 @@ def test_points_keep_ends_and_the_one_that_counts(count, most, data):
     assert found == sorted(set(found))
     assert {0, kept, count - 1} <= set(found) <= set(range(count))
     assert len(found) <= most + 1 or count <= most
+
+
+def test_maps_leave_out_what_is_not_known():
+    """A block's largest cell is that of its known ones; nan where there are none."""
+    values = np.full((1, 2 * MOST_COLUMNS), math.nan)
+    values[0, 1] = 3.0
+    small, _, across = shrink_map(values)
+    assert across == 2
+    assert small[0, 0] == 3.0
+    assert np.isnan(small[0, 1:]).all()

@@ -10,7 +10,8 @@ from equipoise.controlling.controller import Controller
 from equipoise.controlling.settings import ControlSettings
 from equipoise.costs import RankCost
 from equipoise.errors import ArgumentError, EquipoiseError
-from equipoise.simulating.policies import ControlledPolicy, PlannedPolicy, make_policy
+from equipoise.simulating.naming import make_policy
+from equipoise.simulating.policies import ControlledPolicy, PlannedPolicy
 from equipoise.simulating.timing import TimeModel
 
 CLUSTER = Cluster(num_ranks=4, slots_per_rank=5, num_nodes=2)

@@ -12,7 +12,7 @@ from equipoise import Cluster, LoadTrace, Placement, explain, plan, simulate
 from equipoise.dispatching.splitting import dispatch as split
 from equipoise.errors import ArgumentError
 from equipoise.simulating.explaining import TERMS, Chain
-from equipoise.simulating.policies import make_policy
+from equipoise.simulating.naming import make_policy
 
 CLUSTER = Cluster(num_ranks=4, slots_per_rank=4, num_nodes=2)
 RULES = st.sampled_from(["equal", "hash", "round_robin", "nearest"])

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from conftest import INTERPRETED
 from equipoise import ABSENT, Cluster, LoadTrace, Placement, plan
 from equipoise.errors import ArgumentError
-from equipoise.simulating.policies import FixedPolicy, PlannedPolicy, make_policy
+from equipoise.simulating.naming import make_policy
+from equipoise.simulating.policies import FixedPolicy, PlannedPolicy
 from equipoise.simulating.replaying import simulate
 from equipoise.simulating.results import PolicyResult, Simulation, paired_difference
 from equipoise.streams import LoadStream
@@ -250,7 +251,7 @@ def test_a_rank_that_is_down_must_stay_empty():
         ({"policies": ["last,evry=3"]}, "policy 'last,evry=3' has the setting 'evry=3': "),
         ({"policies": ["last,every=x"]}, "policy 'last,every=x' has every=x: "),
         ({"policies": ["last,slots=7"]}, "policy last,slots=7: 7 slots for 8 experts: "),
-        ({"policies": ["last,planner=lptt"]}, "constructor is 'lptt': "),
+        ({"policies": ["last,planner=lptt"]}, "planner is 'lptt': "),
         (
             {"policies": [Placement([[0, 1, 0, 1]], Cluster(4, 1), 2)]},
             "policy fixed: the placement has 1 layers of 2 experts: ",

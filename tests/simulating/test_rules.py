@@ -15,7 +15,8 @@ from equipoise.dispatching.batches import MoveTime, plan_batch
 from equipoise.dispatching.splitting import dispatch
 from equipoise.errors import ArgumentError
 from equipoise.planning.connecting import WINDOWS
-from equipoise.simulating.policies import PlannedPolicy, make_policy
+from equipoise.simulating.naming import make_policy
+from equipoise.simulating.policies import PlannedPolicy
 from equipoise.simulating.replaying import simulate
 from equipoise.simulating.rules import ENGINES, RULES, SPLITS, Rule, make_rule, optimal_times
 from equipoise.simulating.sweeping import sweep

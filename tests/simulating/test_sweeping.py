@@ -13,7 +13,7 @@ import pytest
 
 from equipoise import Cluster, LoadStream, LoadTrace, Placement
 from equipoise.errors import ArgumentError, FileError
-from equipoise.simulating.policies import make_policy
+from equipoise.simulating.naming import make_policy
 from equipoise.simulating.replaying import simulate
 from equipoise.simulating.sweeping import sweep
 

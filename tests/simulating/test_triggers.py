@@ -79,7 +79,7 @@ def test_names_and_back(trigger):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "always:1", "below", "below:", "below:x", "below:nan", "below:1.1", "gain:-0.1", "gain:inf", "never:0.5", "Gain:0.1"],
+    ["", "always:1", "below", "below:", "below:x", "below:nan", "below:1.1", "gain:-0.1", "gain:inf", "never:0.5"],
 )
 def test_what_does_not_fit_is_named(text):
     """One line with what was found, the rule and the next step."""
@@ -87,6 +87,14 @@ def test_what_does_not_fit_is_named(text):
         make_trigger(text)
     expected = "it must be always, below:B or gain:G with a share in [0, 1]; try below:0.9"
     assert str(caught.value) == f"trigger is {text!r}: {expected}"
+
+
+@pytest.mark.parametrize(("text", "near"), [("Gain:0.1", "gain"), ("blow:0.9", "below"), ("alway", "always")])
+def test_the_nearest_name_is_suggested(text, near):
+    """Only where it is the name that is wrong."""
+    with pytest.raises(ArgumentError) as caught:
+        make_trigger(text)
+    assert str(caught.value).endswith(f"; did you mean {near}?")
 
 
 @pytest.mark.parametrize("given", [None, 0.9])

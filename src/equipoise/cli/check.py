@@ -11,7 +11,7 @@ import typer
 from equipoise.checks import check_choice
 from equipoise.cli import options
 from equipoise.cli.linking import read_links
-from equipoise.cli.output import out, percent, print_json, table, working
+from equipoise.cli.output import counted, out, percent, print_json, table, working
 from equipoise.cli.selecting import Reading, read_part
 from equipoise.cli.streams import check_streams
 from equipoise.cluster import Cluster
@@ -231,15 +231,14 @@ def _show(setup: Setup, found: Diagnosis) -> None:
     model = "" if setup.model is None else f" {setup.model.name}:"
     redundant = f" and {setup.redundant} redundant" if setup.is_redundancy_known else ""
     out.print(
-        f"{ENGINES[setup.engine].version},{model} {setup.num_experts} experts{redundant} on "
-        f"{setup.num_ranks} ranks, {setup.num_nodes} node{'s' if setup.num_nodes > 1 else ''}",
+        f"{ENGINES[setup.engine].version},{model} {counted(setup.num_experts, 'expert')}{redundant} on "
+        f"{counted(setup.num_ranks, 'rank')}, {counted(setup.num_nodes, 'node')}",
         soft_wrap=True,
         markup=False,
     )
     for finding in found.findings:
         out.print(str(finding), soft_wrap=True, markup=False)
-    counted = ", ".join(f"{found.count(level)} {level}{'s' if found.count(level) != 1 else ''}" for level in LEVELS)
-    out.print(counted, style="bold", soft_wrap=True)
+    out.print(", ".join(counted(found.count(level), level) for level in LEVELS), style="bold", soft_wrap=True)
     if found.memory is not None:
         _show_memory(found.memory)
 

@@ -11,7 +11,7 @@ from equipoise.checks import check_choice
 from equipoise.cli import options
 from equipoise.cli.catalogue import CURVE
 from equipoise.cli.chains import show_chains
-from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
+from equipoise.cli.output import counted, out, percent, print_json, progress_bar, table, working
 from equipoise.cli.redundancy import compare_redundancy
 from equipoise.cli.selecting import Reading, read_part, read_policy
 from equipoise.cli.shaping import byte_size, counts, make_cluster, numbers
@@ -144,8 +144,9 @@ def _compare_packings(
         print_json({**setting, "locality": locality, **shape, "results": [asdict(score) for score in scores]})
     elif not quiet:
         out.print(
-            f"{trace.num_layers} layers of {trace.num_experts} experts on {cluster.num_ranks} ranks with "
-            f"{cluster.num_slots} slots, locality {locality}; planned on {part}",
+            f"{counted(trace.num_layers, 'layer')} of {counted(trace.num_experts, 'expert')} on "
+            f"{counted(cluster.num_ranks, 'rank')} with {counted(cluster.num_slots, 'slot')}, "
+            f"locality {locality}; planned on {part}",
             soft_wrap=True,
         )
         _show(scores)
@@ -186,8 +187,9 @@ def _compare_locality(trace: LoadTrace, cluster: Cluster, groups: int, part: str
         print_json({**setting, "windows": trace.num_steps, "results": [asdict(score) for score in scores]})
     elif not quiet:
         out.print(
-            f"{trace.num_layers} layers of {trace.num_experts} experts in {groups} groups on {cluster.num_ranks} ranks of "
-            f"{cluster.num_nodes} nodes with {cluster.num_slots} slots; planned on {part}",
+            f"{counted(trace.num_layers, 'layer')} of {counted(trace.num_experts, 'expert')} in {counted(groups, 'group')} on "
+            f"{counted(cluster.num_ranks, 'rank')} of {counted(cluster.num_nodes, 'node')} with "
+            f"{counted(cluster.num_slots, 'slot')}; planned on {part}",
             soft_wrap=True,
         )
         _show_curve(scores)

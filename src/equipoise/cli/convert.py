@@ -18,7 +18,7 @@ from equipoise.cli.numbering import (
     shortened,
     show_written,
 )
-from equipoise.cli.output import out, print_json
+from equipoise.cli.output import counted, out, print_json
 from equipoise.cli.streams import STREAM, check_streams, write_placement
 from equipoise.errors import ArgumentError
 from equipoise.files.placements import AUTO, FORMATS, FoundPlacement, check_ending, how_to_load, read_any
@@ -98,9 +98,10 @@ def _with_ranks(found: FoundPlacement, ranks: int | None) -> FoundPlacement:
 
 def _show(found: FoundPlacement, summary: dict[str, object]) -> None:
     numbers = f" ({shortened(found.layer_ids)})" if found.layer_ids else ""
-    on = f" on {found.num_ranks} ranks" if found.num_ranks else ""
+    on = f" on {counted(found.num_ranks, 'rank')}" if found.num_ranks else ""
     out.print(
-        f"{found.num_layers} layers{numbers} of {found.experts_known} experts in {found.num_slots} slots{on}, "
+        f"{counted(found.num_layers, 'layer')}{numbers} of {counted(found.experts_known, 'expert')} in "
+        f"{counted(found.num_slots, 'slot')}{on}, "
         f"read as {found.format}",
         soft_wrap=True,
     )

@@ -12,7 +12,7 @@ import typer
 from equipoise import metrics
 from equipoise.cli import options
 from equipoise.cli.linking import read_links
-from equipoise.cli.output import out, percent, print_json, table, working
+from equipoise.cli.output import counted, out, percent, print_json, table, working
 from equipoise.cli.selecting import Reading, read_part
 from equipoise.cli.shaping import byte_size
 from equipoise.cli.streams import check_streams
@@ -230,8 +230,9 @@ def _show(part: str, found: Dispatch | BatchPlan, rows: _Rows, summary: dict[str
     cluster = found.placement.cluster
     spare = " with the spare ones" if isinstance(found, BatchPlan) else ""
     out.print(
-        f"{summary['layers']} layers of {summary['experts']} experts on {cluster.num_ranks} ranks with "
-        f"{cluster.num_slots} slots{spare}; the batch: {part}, {float(summary['tokens']):,.10g} tokens",
+        f"{counted(summary['layers'], 'layer')} of {counted(summary['experts'], 'expert')} on "
+        f"{counted(cluster.num_ranks, 'rank')} with {counted(cluster.num_slots, 'slot')}{spare}; "
+        f"the batch: {part}, {float(summary['tokens']):,.10g} tokens",
         soft_wrap=True,
     )
     limits = [("proven limit", found.bound), ("ideal", found.ideal)]

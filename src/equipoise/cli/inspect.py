@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from equipoise.cli import options
-from equipoise.cli.output import out, percent, print_json, table, working
+from equipoise.cli.output import counted, out, percent, print_json, table, working
 from equipoise.cli.selecting import Reading
 from equipoise.inspection import TOP, Inspection, inspect_trace
 from equipoise.models import find_model
@@ -39,7 +39,7 @@ def inspect(
 def show(trace: LoadTrace, found: Inspection) -> None:
     """Print an inspection for people."""
     out.print(
-        f"{trace.num_steps:,} steps, {trace.num_layers} layers, {trace.num_experts} experts, "
+        f"{counted(trace.num_steps, 'step')}, {counted(trace.num_layers, 'layer')}, {counted(trace.num_experts, 'expert')}, "
         f"{float(found.tokens.sum()):,.10g} tokens",
         soft_wrap=True,
     )

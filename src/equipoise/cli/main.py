@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -13,6 +14,7 @@ from equipoise import __version__
 from equipoise.cli.catalogue import CURVE
 from equipoise.cli.commands import Commands
 from equipoise.errors import EquipoiseError
+from equipoise.reporting.unseen import one_line
 
 app = typer.Typer(
     name="equipoise",
@@ -39,16 +41,23 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a letter of a name shows all the others
     try:
         arguments = _with_curve(sys.argv[1:]) or ["--help"]
         code = typer.main.get_command(app).main(arguments, prog_name="equipoise", standalone_mode=False)
+        if sys.stdout is not None:  # as where it was closed
+            sys.stdout.flush()
     except EquipoiseError as error:
         sys.exit(_complain(str(error)))
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):  # typer and rich exit with 1 where they catch one
+            raise
+        sys.exit(_leave())
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        sys.exit(_leave())
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of typer's, whichever click it carries
             sys.exit(_complain(f"{error.format_message().rstrip('.')}; see equipoise COMMAND --help"))
@@ -68,6 +77,12 @@ def _with_curve(arguments: list[str]) -> list[str]:
     return completed
 
 
+def _leave() -> int:
+    """Let nothing more be written to a reader that is gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
+    return 141
+
+
 def _complain(message: str) -> int:
-    print(f"equipoise: {' '.join(message.split())}", file=sys.stderr)
+    print(f"equipoise: {one_line(' '.join(message.split()))}", file=sys.stderr)
     return 2

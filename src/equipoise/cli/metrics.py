@@ -10,7 +10,7 @@ import typer
 
 from equipoise.checks import check_choice
 from equipoise.cli import options
-from equipoise.cli.output import out, percent, print_json, table, working
+from equipoise.cli.output import counted, out, percent, print_json, table, working
 from equipoise.cli.selecting import Reading, read_part
 from equipoise.cli.streams import check_streams
 from equipoise.engines.formulas import Formula, formulas, rank_loads
@@ -102,7 +102,7 @@ def _as_json(trace: LoadTrace, found: dict[str, float], loads: Floats, traffic: 
 
 def _show(wanted: list[Formula], found: dict[str, float], loads: Floats, part: str) -> None:
     table(
-        f"Balance of {loads.shape[2]} ranks on {part}, replicas served evenly",
+        f"Balance of {counted(loads.shape[2], 'rank')} on {part}, replicas served evenly",
         ["formula", "value", "perfect", "what it is"],
         [[each.name, f"{found[each.name]:.4f}", f"{each.perfect:g}", each.says] for each in wanted],
         words=["what it is"],

@@ -23,12 +23,19 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from equipoise.reporting.unseen import one_line
+
 _PATIENCE = 1.0  # seconds
 
 _COLOURS: Any = None if os.environ.get("NO_COLOR") else "auto"  # None: no bold and no dim either
 
 out = Console(highlight=False, markup=False, color_system=_COLOURS)  # names of people's files may hold brackets
 err = Console(stderr=True, highlight=False, color_system=_COLOURS)
+
+
+def say(text: str) -> None:
+    """Print one line for people, whatever names of files it holds: what steers terminals is made visible."""
+    out.print(one_line(text), soft_wrap=True)
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -102,6 +109,15 @@ def _shown_late(bar: Progress) -> Iterator[None]:
         timer.join()
         if bar.live.is_started:
             bar.stop()
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with what it counts.
+
+    >>> counted(1, "rank"), counted(1024, "step")
+    ('1 rank', '1,024 steps')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def percent(share: float) -> str:

@@ -19,7 +19,7 @@ from equipoise.cli.numbering import (
     read_numbering,
     show_written,
 )
-from equipoise.cli.output import err, out, percent, print_json, table, working
+from equipoise.cli.output import counted, err, out, percent, print_json, say, table, working
 from equipoise.cli.previous import (
     balance_before,
     read_budget,
@@ -35,7 +35,7 @@ from equipoise.cli.redundancy import suggest_slots
 from equipoise.cli.report import THIS_PLAN, check_page, command_line, write_report, writing_of_plan
 from equipoise.cli.selecting import Reading, read_part
 from equipoise.cli.shaping import change_cluster, memory_of_expert, needed_cluster
-from equipoise.cli.streams import STREAM, check_streams, write_placement
+from equipoise.cli.streams import STREAM, check_streams, shown, write_placement
 from equipoise.cli.suggesting import clusters_to_weigh, read_windows, refuse_without_slots
 from equipoise.cluster import Cluster
 from equipoise.engines.starting import in_id_order
@@ -157,13 +157,14 @@ def plan(
     Example: equipoise plan load.npz --ranks 8 --slots 40 --out placement.json
     Example: equipoise plan load.npz --previous placement.json --max-moves 4 --out next.json
     """
-    quiet |= check_streams(load, previous, active, out_file=out_file, json=json)
+    quiet |= check_streams(load, previous, active, out_file=out_file, report=report, json=json)
     silent = quiet or json
     if ranks is not None and slots is None and previous is None:
         refuse_without_slots(context, locality, effort)
         windows, part = read_windows(Reading.of(file_format, model, active, in_order), load, window, last, quiet=silent)
         _note_slots(windows, quiet=quiet)
-        clusters = clusters_to_weigh(windows.num_experts, ranks, nodes or 1, speeds or "", down or "")
+        _note_no_load(windows, quiet=quiet)
+        clusters = clusters_to_weigh(windows.num_experts, ranks, nodes or 1, speeds or "", down or "", locality)
         size = memory_of_expert(expert_bytes, model)
         suggest_slots(windows, clusters, groups, locality, effort, size, part, json=json, quiet=quiet)
         return
@@ -187,6 +188,7 @@ def plan(
     make_problem(trace, cluster, groups, locality)  # says what is wrong before seconds go into compiling
     if in_use is not None:
         in_use.fitting_load(trace)
+    _note_no_load(trace, quiet=quiet)
     to_write = None if out_file is None else _to_write(for_engine or "json", numbering, trace, cluster)
     with working("compiling, once a machine", quiet=silent):
         warm_up(everything=False, dispatch=dispatch, goes_on=in_use is not None or asks_for_replicas)
@@ -219,19 +221,20 @@ def plan(
     if out_file is not None and to_write is not None:
         summary |= _write(out_file, for_engine, to_write, result, summary)
     if report is not None:
+        numbers_given = {"--model": model, "--hidden-layers": hidden_layers, "--layer-ids": layer_ids or None}
         asked = Asked(
             **{name: value for name, value in how.items() if name != "num_threads"},
             seed=seed,
             expert_bytes=memory_of_expert(expert_bytes, model),
             engine=for_engine,
             hidden_layers=numbering.hidden_layers,
-            name=load,
+            name=shown(load),
             command=command_line(),
             steps=whole_part,
-            writing=writing_of_plan(out_file, for_engine, model),
+            writing=writing_of_plan(out_file, for_engine, numbers_given),
         )
         made = NamedPlacement(THIS_PLAN, result.placement, is_planned=forecast is None and window is None)
-        before = [] if in_use is None else [NamedPlacement(str(previous), in_use)]
+        before = [] if in_use is None else [NamedPlacement(shown(str(previous)), in_use)]
         write_report(report, whole, [*before, made], asked, quiet=silent)
         summary["report"] = report
     if json:
@@ -245,7 +248,7 @@ def plan(
         show_proofs(proofs)
         show_written(summary)
         if report is not None:
-            out.print(f"report written to {report}", soft_wrap=True)
+            say(f"report written to {report}")
 
 
 def _check_target(out_file: str | None, for_engine: str | None) -> None:
@@ -346,14 +349,22 @@ def _note_slots(trace: LoadTrace, *, quiet: bool) -> None:
         err.print(f"note: {finding}", soft_wrap=True)
 
 
+def _note_no_load(trace: LoadTrace, *, quiet: bool) -> None:
+    """Say on stderr, beside JSON too, where perfect balance means that there is nothing to balance."""
+    empty = int((trace.sum().sum(axis=1) == 0).sum())
+    if not quiet and empty:
+        which = "any layer" if empty == trace.num_layers else f"{empty} of {trace.num_layers} layers"
+        err.print(f"note: no load at all in {which}: 100 % says nothing there; see equipoise inspect", soft_wrap=True)
+
+
 def _show(part: str, result: Plan, in_use: Placement | None, summary: dict[str, object]) -> None:
     placement = result.placement
     cluster = placement.cluster
     dead = cluster.num_ranks - sum(cluster.alive)
     out.print(
-        f"{placement.num_layers} layers of {placement.num_experts} experts on "
-        f"{cluster.num_ranks} rank{'s' * (cluster.num_ranks > 1)}{f' ({dead} down)' if dead else ''} "
-        f"with {cluster.num_slots} slots, locality {result.locality}; planned on {part}",
+        f"{counted(placement.num_layers, 'layer')} of {counted(placement.num_experts, 'expert')} on "
+        f"{counted(cluster.num_ranks, 'rank')}{f' ({dead} down)' if dead else ''} "
+        f"with {counted(cluster.num_slots, 'slot')}, locality {result.locality}; planned on {part}",
         soft_wrap=True,
     )
     scored = str(summary["scored"])
@@ -386,7 +397,7 @@ def _name(before: Cluster, now: Cluster) -> str:
     """Name the previous placement, and the ranks its balance is on where these were others."""
     if (before.num_ranks, before.alive) == (now.num_ranks, now.alive):
         return "the previous placement"
-    return f"the previous placement, on its {sum(before.alive)} ranks"
+    return f"the previous placement, on its {counted(sum(before.alive), 'rank')}"
 
 
 def _number(summary: dict[str, object], key: str) -> float:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from equipoise.cli.output import out, percent, print_json, progress_bar, table, working
+from equipoise.cli.output import counted, out, percent, print_json, progress_bar, table, working
 from equipoise.cluster import Cluster
 from equipoise.planning.problem import make_problem
 from equipoise.planning.redundancy import RedundancyScore, SlotSpending, Trials, score_redundancy, spend_slots, try_slots
@@ -102,7 +102,8 @@ def _results(scores: list[RedundancyScore]) -> dict[str, object]:
 
 def _show_setting(trace: LoadTrace, cluster: Cluster, locality: str, effort: str, part: str) -> None:
     out.print(
-        f"{trace.num_layers} layers of {trace.num_experts} experts on {cluster.num_ranks} ranks, locality {locality}, "
+        f"{counted(trace.num_layers, 'layer')} of {counted(trace.num_experts, 'expert')} on "
+        f"{counted(cluster.num_ranks, 'rank')}, locality {locality}, "
         f"effort {effort}; planned on {part}",
         soft_wrap=True,
     )

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
 from equipoise.checks import check_choice
 from equipoise.cli import options
-from equipoise.cli.numbering import check_format
-from equipoise.cli.output import out, print_json, progress_bar, working
+from equipoise.cli.numbering import HiddenLayers, LayerIds, Numbering, check_format, read_numbering
+from equipoise.cli.output import print_json, progress_bar, say, working
 from equipoise.cli.selecting import Reading, read_part, read_policy
 from equipoise.cli.shaping import change_cluster, memory_of_expert, needed_cluster
-from equipoise.cli.streams import STREAM, check_streams, written
+from equipoise.cli.streams import STREAM, check_streams, shown, written
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError, FileError
 from equipoise.files.placements import FORMATS
-from equipoise.models import find_model
 from equipoise.planning.efforts import EFFORTS
 from equipoise.planning.planner import plan as make_plan
-from equipoise.reporting.asked import POLICIES, Asked, NamedPlacement
+from equipoise.reporting.asked import Asked, NamedPlacement, default_policies
 from equipoise.reporting.gathering import count_steps, gather
 from equipoise.reporting.rendering import check_extra, render
+from equipoise.reporting.replays import what_was_not_compared
 from equipoise.reporting.report import Report
 from equipoise.simulating.results import Simulation
 from equipoise.simulating.warming import warm_up
@@ -78,6 +79,8 @@ def report(
     out_file: Annotated[
         str | None, typer.Option("--out", metavar="FILE", help="The page to write, such as report.html.")
     ] = None,
+    hidden_layers: HiddenLayers = None,
+    layer_ids: LayerIds = "",
     seed: options.Seed = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -95,13 +98,20 @@ def report(
     check_choice("effort", effort, tuple(EFFORTS))
     check_format("--for", for_engine)
     _refuse_unused(placement or [], {"--slots": slots, "--nodes": nodes}, simulation, policy or [])
-    reading = Reading.of(file_format, model, active, in_order)
-    given = [NamedPlacement(path, reading.placement(path, ranks)) for path in placement or []]
+    numbering = read_numbering(model, hidden_layers, layer_ids)
+    reading = replace(
+        Reading.of(file_format, model, active, in_order), num_experts=numbering.num_experts, layer_ids=numbering.layer_ids
+    )
+    given = [NamedPlacement(shown(path), reading.placement(path, ranks)) for path in placement or []]
     replayed = None if simulation is None else Simulation.read(simulation)
     cluster = _cluster(given, ranks, slots, nodes)
     defaults = {"num_groups": groups, "locality": locality}
-    policies = tuple(read_policy(text, cluster.num_ranks, reading, **defaults) for text in policy or POLICIES)
-    trace, part = _read(load, window, last, reading, silent)
+    policies = tuple(read_policy(text, cluster.num_ranks, reading, **defaults) for text in policy or default_policies(locality))
+    trace, part, left_over = _read(load, window, last, reading, silent)
+    trace = _numbered(trace, numbering)
+    numbers = {"--model": model, "--hidden-layers": hidden_layers, "--layer-ids": layer_ids or None}
+    how = {"--groups": groups, "--locality": locality, "--effort": effort, "--seed": seed, "--last": last}
+    how |= {"--format": file_format, "--active": active, "--in-order": in_order, **numbers}
     asked = Asked(
         num_groups=groups,
         locality=locality,
@@ -110,11 +120,11 @@ def report(
         policies=policies,
         expert_bytes=memory_of_expert(expert_bytes, model),
         engine=for_engine,
-        hidden_layers=None if model is None else find_model(model).num_layers,
-        name=load,
+        hidden_layers=numbering.hidden_layers,
+        name=shown(load),
         command=command_line(),
         steps=part,
-        writing=_writing(load, placement or [], _plan_options(cluster, groups, locality, effort, last, model), model),
+        writing=_writing(load, placement or [], cluster, how, numbers, left_over),
     )
     with working("compiling, once a machine", quiet=silent):
         warm_up()
@@ -127,7 +137,9 @@ def report(
     if json:
         print_json(found.as_json() | ({} if out_file is None else {"out": out_file}))
     elif not quiet:
-        out.print(found.answer.sentence, soft_wrap=True)
+        say(found.answer.sentence)
+        for note in what_was_not_compared(replayed):
+            say(f"note: {note}")
         show_page(out_file, found)
 
 
@@ -155,16 +167,18 @@ def write_report(path: str, trace: LoadTrace, placements: list[NamedPlacement], 
     _write(path, gather_with_bar(trace, placements, asked, quiet=quiet))
 
 
-def writing_of_plan(out_file: str | None, for_engine: str | None, model: str | None) -> Writing:
-    """Return what says how a plan that was just made is written for an engine: it was, or is converted, or made again."""
+def writing_of_plan(out_file: str | None, for_engine: str | None, numbers: Mapping[str, Any]) -> Writing:
+    """Return what says how a plan that was just made is written for an engine: it was, or is converted, or made again.
+
+    ``numbers`` are the options that number layers, by name.
+    """
 
     def write(engine: str, path: str) -> tuple[str, str]:
         if out_file is None:
             return f"{command_line()} {shlex.join(['--out', path, '--for', engine])}", path
         if engine == for_engine:
             return command_line(), out_file
-        numbers = [] if model is None else ["--model", model]
-        return shlex.join(["equipoise", "convert", out_file, path, "--for", engine, *numbers]), path
+        return shlex.join(["equipoise", "convert", out_file, path, "--for", engine, *_words(numbers)]), path
 
     return write
 
@@ -178,8 +192,8 @@ def _write(path: str, found: Report) -> None:
 def show_page(path: str | None, found: Report) -> None:
     """Say where the page was written, and what it leaves out."""
     for what, why in found.omissions:
-        out.print(f"{what} left out: {why}", soft_wrap=True)
-    out.print(f"report written to {path}", soft_wrap=True)
+        say(f"{what} left out: {why}")
+    say(f"report written to {path}")
 
 
 def command_line() -> str:
@@ -215,39 +229,57 @@ def _cluster(given: list[NamedPlacement], ranks: int | None, slots: int | None, 
     return needed_cluster(ranks, slots, nodes, instead="a --placement to judge")
 
 
-def _read(load: str, window: int, last: int | None, reading: Reading, silent: bool) -> tuple[LoadTrace, str]:
-    """Read the trace, its last steps where asked, and add steps up to windows."""
+def _read(load: str, window: int, last: int | None, reading: Reading, silent: bool) -> tuple[LoadTrace, str, int]:
+    """Read the trace, its last steps where asked, and add steps up to windows; say which part, and how many steps are left."""
     trace, part = read_part(load, None, last, quiet=silent, reading=reading)
     if window == 1:
-        return trace, part
+        return trace, part, 0
     windows = trace.windows(window)
     left_over = trace.num_steps % window
     rest = f", {left_over} step{'s' * (left_over > 1)} at the end left out" if left_over else ""
-    return windows, f"{windows.num_steps} windows of {window} steps{rest}"
+    return windows, f"{windows.num_steps} windows of {window} steps{rest}", left_over
 
 
-def _plan_options(cluster: Cluster, groups: int, locality: str, effort: str, last: int | None, model: str | None) -> list[str]:
-    """Return the options of ``plan`` that make the plan of a report, those that are not as by default."""
-    given: dict[str, Any] = {"--ranks": cluster.num_ranks, "--slots": cluster.num_slots}
-    usual: dict[str, tuple[Any, Any]] = {
-        "--nodes": (cluster.num_nodes, 1),
-        "--groups": (groups, 1),
-        "--locality": (locality, "none"),
-        "--effort": (effort, "default"),
-        "--last": (last, None),
-        "--model": (model, None),
-    }
-    given |= {option: value for option, (value, default) in usual.items() if value != default}
-    return [str(word) for pair in given.items() for word in pair]
+def _numbered(trace: LoadTrace, numbering: Numbering) -> LoadTrace:
+    """Return the trace with the layer numbers that options gave; refuse where the load brought others."""
+    numbers = numbering.merged(trace.layer_ids, trace.num_experts).layer_ids
+    return replace(trace, layer_ids=numbers) if numbers else trace
 
 
-def _writing(load: str, placements: list[str], plan_options: list[str], model: str | None) -> Writing:
-    """Return what says how the placement is written for an engine: converted from its file, or planned again."""
+_DEFAULTS = {"--nodes": 1, "--groups": 1, "--locality": "none", "--effort": "default", "--seed": 0, "--format": "auto"}
+
+
+def _words(options_given: Mapping[str, Any]) -> list[str]:
+    """Return options as they are typed, those that are not as by default."""
+    words: list[str] = []
+    for option, value in options_given.items():
+        if value is True:
+            words.append(option)
+        elif value is not None and value is not False and value != _DEFAULTS.get(option):
+            words += [option, str(value)]
+    return words
+
+
+def _writing(
+    load: str,
+    placements: list[str],
+    cluster: Cluster,
+    how: Mapping[str, Any],
+    numbers: Mapping[str, Any],
+    left_over: int,
+) -> Writing:
+    """Return what says how the placement is written for an engine: converted from its file, or planned again.
+
+    A plan takes all steps: where windows left steps out, the command says that it makes another.
+    """
+    shape = {"--ranks": cluster.num_ranks, "--slots": cluster.num_slots, "--nodes": cluster.num_nodes}
+    planned = f"  # plans for {left_over} step{'s' * (left_over > 1)} more, which this page left out at the end of the load"
 
     def write(engine: str, path: str) -> tuple[str, str]:
         if not placements:
-            return shlex.join(["equipoise", "plan", load, *plan_options, "--out", path, "--for", engine]), path
-        numbers = [*plan_options[:2], *([] if model is None else ["--model", model])]
-        return shlex.join(["equipoise", "convert", placements[-1], path, "--for", engine, *numbers]), path
+            command = shlex.join(["equipoise", "plan", load, *_words({**shape, **how}), "--out", path, "--for", engine])
+            return command + planned * bool(left_over), path
+        ranks = {"--ranks": cluster.num_ranks}
+        return shlex.join(["equipoise", "convert", placements[-1], path, "--for", engine, *_words(ranks | dict(numbers))]), path
 
     return write

@@ -11,7 +11,7 @@ import typer
 
 from equipoise.cli import options
 from equipoise.cli.linking import read_links
-from equipoise.cli.output import out, print_json, table, working
+from equipoise.cli.output import counted, out, print_json, table, working
 from equipoise.cli.previous import show_lost
 from equipoise.cli.shaping import memory_of_expert, whole_numbers
 from equipoise.cli.streams import STREAM, check_streams, written
@@ -138,7 +138,7 @@ def _summary(made: MoveSchedule, size: float | None, links: Links, seconds: floa
 def _show(made: MoveSchedule, summary: dict[str, Any]) -> None:
     limits = [f"{name} {value}" for name, value in (("staging", made.staging), ("chunk", made.chunk)) if value is not None]
     out.print(
-        f"{made.num_layers} layers on {made.num_ranks} ranks, {', '.join([made.mode, *limits])}; "
+        f"{counted(made.num_layers, 'layer')} on {counted(made.num_ranks, 'rank')}, {', '.join([made.mode, *limits])}; "
         f"scheduled in {1e3 * summary['seconds']:.1f} ms",
         soft_wrap=True,
     )

@@ -12,7 +12,7 @@ import typer
 from equipoise.checks import refuse_name
 from equipoise.cli import options
 from equipoise.cli.archiving import Patch, archived, change_shown, look, score_shown
-from equipoise.cli.output import out, print_json, progress_bar, table, working
+from equipoise.cli.output import counted, out, print_json, progress_bar, table, working
 from equipoise.cli.selecting import Reading
 from equipoise.cli.shaping import byte_size
 from equipoise.errors import ArgumentError
@@ -188,7 +188,7 @@ def _windows(read: LoadTrace, window: int, setup: Setup, protocols: Sequence[str
         return windows
     needed = max(PUBLIC[name].windows_needed if name in PUBLIC else 2 for name in protocols)
     raise ArgumentError(
-        f"the load has {read.num_steps} steps, no window of {window}",
+        f"the load has {counted(read.num_steps, 'step')}, no window of {window}",
         f"{', '.join(protocols)} need{'s' * (len(protocols) == 1)} {needed} windows",
         "give --window 1 if steps are windows already, or shorter ones",
     )
@@ -220,9 +220,9 @@ def _show(
     setup: Setup,
 ) -> None:
     out.print(
-        f"{windows.num_steps} windows of {window} step{'s' * (window > 1)}, {windows.num_layers} layers of "
-        f"{windows.num_experts} experts in {setup.num_groups} groups; {setup.num_slots} slots on {setup.num_ranks} ranks of "
-        f"{setup.num_nodes} nodes",
+        f"{counted(windows.num_steps, 'window')} of {counted(window, 'step')}, {counted(windows.num_layers, 'layer')} of "
+        f"{counted(windows.num_experts, 'expert')} in {counted(setup.num_groups, 'group')}; "
+        f"{counted(setup.num_slots, 'slot')} on {counted(setup.num_ranks, 'rank')} of {counted(setup.num_nodes, 'node')}",
         soft_wrap=True,
     )
     table(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from equipoise.checks import check_choice
-from equipoise.cli.output import working
+from equipoise.cli.output import counted, working
 from equipoise.errors import ArgumentError
 from equipoise.files.loads import format_names
 from equipoise.files.placements import AUTO, FORMATS, read_any
 from equipoise.models import find_model
 from equipoise.placement import Placement
-from equipoise.simulating.policies import FixedPolicy, Policy, make_policy
+from equipoise.simulating.naming import make_policy
+from equipoise.simulating.policies import FixedPolicy, Policy
 from equipoise.trace import LoadTrace
 
 
@@ -74,10 +75,18 @@ def read_part(
     with working("reading", quiet=quiet):
         trace = reading.read_fitting(load)
     if window is not None:
-        windows = trace.windows(window)
-        return windows, f"{windows.num_steps} windows of {window} step{'s' if window > 1 else ''}"
+        return cut(trace, window)
     part = trace if last is None else trace.last(last)
-    return part, f"{part.num_steps} of {trace.num_steps} steps"
+    return part, f"{part.num_steps} of {counted(trace.num_steps, 'step')}"
+
+
+def cut(trace: LoadTrace, window: int, whole: str = "") -> tuple[LoadTrace, str]:
+    """Add up windows of ``window`` steps; say so in words, with the ``whole`` they are cut from and what is left over."""
+    windows = trace.windows(window)
+    left_over = trace.num_steps % window
+    rest = f", {counted(left_over, 'step')} at the end left out" if left_over else ""
+    of = f" from {whole}" if whole else ""
+    return windows, f"{counted(windows.num_steps, 'window')} of {counted(window, 'step')}{of}{rest}"
 
 
 _PLACEMENT_ENDINGS = tuple(ending for known in FORMATS.values() for ending in known.endings)

@@ -12,7 +12,7 @@ import typer
 
 from equipoise.cli import options
 from equipoise.cli.linking import read_links
-from equipoise.cli.output import out, print_json, progress_bar, table, working
+from equipoise.cli.output import counted, out, print_json, progress_bar, table, working
 from equipoise.cli.selecting import AS_IT_IS, Reading, read_policy
 from equipoise.cli.shaping import byte_size, counts, make_cluster
 from equipoise.cli.streams import STREAM, check_streams, written
@@ -186,7 +186,8 @@ def _received(link: str) -> float:
 
 def _show(load: str, found: Simulation, model: TimeModel) -> None:
     out.print(
-        f"{load}: {found.num_windows} windows scored, each planned for on those before; {found.num_ranks} ranks, "
+        f"{load}: {counted(found.num_windows, 'window')} scored, each planned for on those before; "
+        f"{counted(found.num_ranks, 'rank')}, "
         f"dispatch {found.dispatch}",
         soft_wrap=True,
     )
@@ -236,7 +237,9 @@ def _show_notes(result: PolicyResult, *, explained: bool) -> None:
     if result.failure:
         out.print(f"stopped: {result.failure}", soft_wrap=True)
     if result.idle_windows:
-        out.print(f"{result.name}: {result.idle_windows} windows without load, left out of the means", soft_wrap=True)
+        out.print(
+            f"{result.name}: {counted(result.idle_windows, 'window')} without load, left out of the means", soft_wrap=True
+        )
     if result.duplicates:
         out.print(f"{result.name}: {result.duplicates} slots hold an expert that their rank holds already", soft_wrap=True)
     if result.explanation and explained:

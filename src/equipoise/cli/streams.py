@@ -15,13 +15,21 @@ from equipoise.files.placements.formats import find_format
 STREAM = "-"
 
 
-def check_streams(*given: str | None, out_file: str | None = None, json: bool = False) -> bool:
-    """Return whether standard output is for ``out_file`` alone; refuse what would read or write one stream twice."""
+def shown(path: str) -> str:
+    """Return what people are told that a file is called."""
+    return "standard input" if path == STREAM else path
+
+
+def check_streams(*given: str | None, out_file: str | None = None, report: str | None = None, json: bool = False) -> bool:
+    """Return whether standard output is for one file alone; refuse what would read or write one stream twice."""
     if given.count(STREAM) > 1:
         raise ArgumentError("two files are -", "standard input is read once", "name all but one of them")
-    if out_file == STREAM and json:
-        raise ArgumentError("--out - with --json", "both write to standard output", "name a file, or leave --json out")
-    return out_file == STREAM
+    streamed = [option for option, path in {"--out": out_file, "--report": report}.items() if path == STREAM]
+    if len(streamed) > 1:
+        raise ArgumentError("--out - with --report -", "both write to standard output", "name a file for one of them")
+    if streamed and json:
+        raise ArgumentError(f"{streamed[0]} - with --json", "both write to standard output", "name a file, or leave --json out")
+    return bool(streamed)
 
 
 @contextmanager

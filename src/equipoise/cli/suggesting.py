@@ -6,11 +6,12 @@ import typer
 
 from equipoise.checks import check_choice
 from equipoise.cli import options
-from equipoise.cli.selecting import Reading, read_part
+from equipoise.cli.selecting import Reading, cut, read_part
 from equipoise.cli.shaping import make_cluster
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError
 from equipoise.planning.efforts import EFFORTS
+from equipoise.reporting.choices import slots_that_fit
 from equipoise.trace import LoadTrace
 
 _SPARE = (0, 1, 2, 3, 4, 6, 8)
@@ -44,17 +45,20 @@ def read_windows(reading: Reading, load: str, window: int | None, last: int | No
     if not trace.is_in_order:
         return LoadTrace(trace.sum(), trace.layer_ids), part
     steps = -(-trace.num_steps // _MOST_WINDOWS)
-    windows = trace.windows(steps)
-    return windows, f"{windows.num_steps} windows of {steps} step{'s' * (steps > 1)} from {part}, others by --window"
+    windows, words = cut(trace, steps, part)
+    return windows, f"{words}; others by --window"
 
 
-def clusters_to_weigh(num_experts: int, ranks: int, nodes: int, speeds: str, down: str) -> list[Cluster]:
+def clusters_to_weigh(
+    num_experts: int, ranks: int, nodes: int, speeds: str, down: str, locality: str = "none"
+) -> list[Cluster]:
     """Return the ranks with the fewest slots that hold every expert, then with more, in growing steps.
 
     >>> [cluster.num_slots for cluster in clusters_to_weigh(32, 8, 1, "", "")]
     [32, 40, 48, 56, 64, 80, 96]
+    >>> [cluster.num_slots for cluster in clusters_to_weigh(32, 8, 4, "", "", "strict")]  # 8 experts a node
+    [32, 40, 48, 56, 64]
     """
-    up = sum(make_cluster(ranks, ranks, nodes, speeds, down).alive)
-    fewest = -(-num_experts // up)
-    slots = [ranks * (fewest + spare) for spare in _SPARE if fewest + spare <= num_experts]
+    fewest, most = slots_that_fit(make_cluster(ranks, ranks, nodes, speeds, down), num_experts, locality)
+    slots = [ranks * fewest, *(ranks * (fewest + spare) for spare in _SPARE[1:] if fewest + spare <= most)]
     return [make_cluster(ranks, count, nodes, speeds, down) for count in slots]

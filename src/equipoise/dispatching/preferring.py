@@ -24,12 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from equipoise.cluster import Cluster
+from equipoise.dispatching.checking import AGREE, check_sums, checked, checked_slots
 from equipoise.errors import ArgumentError, EquipoiseError, InvalidPlacementError
 from equipoise.kernels.types import Floats, Ints
 
 _TOLERANCE = 1e-9  # a rank's load may lie above level * speed by this part
 _DUST = 1e-12  # part of the heaviest expert's tokens that is not told from nothing
-_AGREE = 1e-9  # sums that should be the same may differ by this part
 _SUM_ROUNDING = 1e-6  # shares may add up to more than 1 by as much
 _INFEASIBLE = 2  # as scipy says it
 _NEXT_STEP = "split without wishes, which needs no solver, and please report this load"
@@ -153,105 +153,6 @@ def prefer_near_then_previous(
     return _prefer(expert_of_slot, cluster, load, level, source_load, shares_before, far)
 
 
-def route_sources(expert_of_slot: npt.ArrayLike, cluster: Cluster, tokens: npt.ArrayLike, source_load: npt.ArrayLike) -> Floats:
-    """Say which slot takes how many tokens of which rank: own tokens first, then those of the node, then the others.
-
-    No routing of the same ``tokens`` is nearer. Among ranks and slots equally far, both are taken in rising order.
-
-    Parameters
-    ----------
-    expert_of_slot : int [layers, slots]
-        Expert in each slot, -1 for none.
-    cluster : Cluster
-        Ranks and their nodes.
-    tokens : float [layers, slots]
-        Tokens of each slot, as :func:`prefer_near` returns them.
-    source_load : float [ranks, layers, experts]
-        Tokens whose router ran on each rank.
-
-    Returns
-    -------
-    float64 [ranks, layers, slots]
-        Over ranks they add up to ``tokens``, over an expert's slots to its ``source_load``, but for rounding.
-
-    Raises
-    ------
-    ArgumentError
-        When arrays do not fit each other, or an expert's tokens do not add up to its ``source_load``.
-
-    Examples
-    --------
-    >>> cluster = Cluster(num_ranks=2, slots_per_rank=1)
-    >>> route_sources([[0, 0]], cluster, [[3, 2]], [[[1]], [[4]]]).tolist()
-    [[[1.0, 0.0]], [[2.0, 2.0]]]
-    """
-    slots, filled, source = _checked_sources(expert_of_slot, cluster, tokens, source_load)
-    routed = np.zeros((cluster.num_ranks, *slots.shape))
-    node = np.asarray(cluster.node_of_rank)
-    for x, expert in enumerate(slots):
-        count = np.bincount(expert[expert >= 0], minlength=source.shape[2])
-        alone = np.flatnonzero((expert >= 0) & (count[expert] == 1))
-        routed[:, x, alone] = source[:, x, expert[alone]]
-        for e in np.flatnonzero(count > 1):
-            mine = np.flatnonzero(expert == e)
-            routed[:, x, mine] = _route(filled[x, mine], source[:, x, e], cluster.rank_of_slot[mine], node)
-    return routed
-
-
-def spread_sources(
-    expert_of_slot: npt.ArrayLike, cluster: Cluster, tokens: npt.ArrayLike, source_load: npt.ArrayLike
-) -> Floats:
-    """Say the same where every rank splits its tokens alike, by the slots' overall shares, wherever these are.
-
-    What :func:`route_sources` saves, it saves against this.
-
-    Examples
-    --------
-    >>> cluster = Cluster(num_ranks=2, slots_per_rank=1)
-    >>> spread_sources([[0, 0]], cluster, [[3, 2]], [[[1]], [[4]]]).tolist()
-    [[[0.6, 0.4]], [[2.4, 1.6]]]
-    """
-    slots, filled, source = _checked_sources(expert_of_slot, cluster, tokens, source_load)
-    total = _of_slot(source.sum(axis=0), slots)
-    share = np.divide(filled, total, out=np.zeros_like(filled), where=total > 0.0)
-    return np.asarray(_of_slot(source, slots) * share)
-
-
-def share_sources(
-    expert_of_slot: npt.ArrayLike, source_tokens: npt.ArrayLike, source_load: npt.ArrayLike, shares: npt.ArrayLike
-) -> Floats:
-    """Return the part of its tokens of an expert that each rank sends to each slot, float64 [ranks, layers, slots].
-
-    ``shares`` [layers, slots], those over all ranks, stand in for ranks that have no tokens of the expert.
-
-    Examples
-    --------
-    >>> share_sources([[0, 0]], [[[1, 0]], [[0, 0]]], [[[1]], [[0]]], [[0.6, 0.4]]).tolist()
-    [[[1.0, 0.0]], [[0.6, 0.4]]]
-    """
-    routed, source = np.asarray(source_tokens, np.float64), np.asarray(source_load, np.float64)
-    total = _of_slot(source, np.asarray(expert_of_slot, np.int64))
-    overall = np.broadcast_to(np.asarray(shares, np.float64), routed.shape).copy()
-    return np.divide(routed, total, out=overall, where=total > 0.0)
-
-
-def crossings(source_tokens: npt.ArrayLike, cluster: Cluster) -> Floats:
-    """Count the tokens that leave their node, float64 [layers].
-
-    Examples
-    --------
-    >>> cluster = Cluster(num_ranks=2, slots_per_rank=1, num_nodes=2)
-    >>> crossings([[[1, 0]], [[2, 2]]], cluster).tolist()
-    [2.0]
-    """
-    node = np.asarray(cluster.node_of_rank)
-    leaves = node[:, np.newaxis] != node[cluster.rank_of_slot]
-    return np.asarray(np.einsum("ils,is->l", np.asarray(source_tokens, np.float64), leaves.astype(np.float64)))
-
-
-# --- arguments ----------------------------------------------------------------------------------------------------------------
-
-
 def _prefer(
     expert_of_slot: npt.ArrayLike,
     cluster: Cluster,
@@ -264,16 +165,16 @@ def _prefer(
     """Check what was given, and prefer layer by layer."""
     if not 1.0 <= far < np.inf:
         raise ArgumentError(f"far is {far!r}", "it must be finite and >= 1, as leaving the rank only costs 1", "give 1 or more")
-    slots = _checked_slots(expert_of_slot, cluster)
-    tokens = _checked("load", load, (len(slots), None))
-    levels = _checked("level", level, (len(slots),))
+    slots = checked_slots(expert_of_slot, cluster)
+    tokens = checked("load", load, (len(slots), None))
+    levels = checked("level", level, (len(slots),))
     source = None
     if source_load is not None:
-        source = _checked("source_load", source_load, (cluster.num_ranks, *tokens.shape))
-        _check_sums("source_load", source.sum(axis=0), tokens)
+        source = checked("source_load", source_load, (cluster.num_ranks, *tokens.shape))
+        check_sums("source_load", source.sum(axis=0), tokens)
     before = None
     if shares_before is not None:
-        before = _checked("shares_before", shares_before, slots.shape)
+        before = checked("shares_before", shares_before, slots.shape)
         _check_within_one(slots, before, tokens.shape[1])
     is_up = np.asarray(cluster.alive)[cluster.rank_of_slot]
     result = np.zeros(slots.shape)
@@ -302,56 +203,6 @@ def _check_within_one(slots: Ints, shares: Floats, num_experts: int) -> None:
             )
 
 
-def _checked_slots(expert_of_slot: npt.ArrayLike, cluster: Cluster) -> Ints:
-    slots = np.asarray(expert_of_slot, np.int64)
-    if slots.ndim != 2 or slots.shape[1] != cluster.num_slots:
-        raise ArgumentError(
-            f"expert_of_slot has shape {list(slots.shape)}",
-            f"it must be [layers, slots] with the cluster's {cluster.num_slots} slots",
-            "pass the cluster it was made for",
-        )
-    return slots
-
-
-def _checked(name: str, given: npt.ArrayLike, shape: tuple[int | None, ...]) -> Floats:
-    """Return float64 of a shape, None for any length, of which nothing is negative or not finite."""
-    array = np.asarray(given, np.float64)
-    if array.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
-        wanted = ", ".join("any" if n is None else str(n) for n in shape)
-        raise ArgumentError(f"{name} has shape {list(array.shape)}", f"it must be [{wanted}]", "check its axes")
-    wrong = ~np.isfinite(array) | (array < 0.0)
-    if wrong.any():
-        at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ArgumentError(f"{name}{list(at)} is {array[at]}", "it must be finite and >= 0", "check where it comes from")
-    return array
-
-
-def _checked_sources(
-    expert_of_slot: npt.ArrayLike, cluster: Cluster, tokens: npt.ArrayLike, source_load: npt.ArrayLike
-) -> tuple[Ints, Floats, Floats]:
-    """Return slots, their tokens and the ranks' loads, which fit each other; empty slots without tokens."""
-    slots = _checked_slots(expert_of_slot, cluster)
-    source = _checked("source_load", source_load, (cluster.num_ranks, len(slots), None))
-    filled = np.where(slots >= 0, _checked("tokens", tokens, slots.shape), 0.0)
-    held = np.zeros(source.shape[1:])
-    layer, slot = np.nonzero(slots >= 0)
-    np.add.at(held, (layer, slots[layer, slot]), filled[layer, slot])
-    _check_sums("tokens", held, source.sum(axis=0))
-    return slots, filled, source
-
-
-def _check_sums(name: str, found: Floats, wanted: Floats) -> None:
-    """Refuse sums [layers, experts] that differ by more than rounding."""
-    wrong = np.abs(found - wanted) > _AGREE * np.maximum(found, wanted)
-    if wrong.any():
-        x, e = (int(i) for i in np.argwhere(wrong)[0])
-        raise ArgumentError(
-            f"layer {x}, expert {e}: {name} adds up to {found[x, e]}",
-            f"it must add up to the expert's load of {wanted[x, e]}",
-            "count both over the same tokens",
-        )
-
-
 def _check_held(layer: int, expert: Ints, load: Floats) -> None:
     held = np.bincount(expert[expert >= 0], minlength=len(load)) > 0
     lost = np.flatnonzero(~held & (load > 0.0))
@@ -361,15 +212,6 @@ def _check_held(layer: int, expert: Ints, load: Floats) -> None:
             "every expert with load needs one",
             "plan anew for the ranks that are up",
         )
-
-
-def _of_slot(of_expert: Floats, expert_of_slot: Ints) -> Floats:
-    """Return each slot's entry of [..., layers, experts], 0 for an empty slot: [..., layers, slots]."""
-    layer = np.arange(len(expert_of_slot))[:, np.newaxis]
-    return np.where(expert_of_slot >= 0, of_expert[..., layer, np.maximum(expert_of_slot, 0)], 0.0)
-
-
-# --- one layer ----------------------------------------------------------------------------------------------------------------
 
 
 def _prefer_in_layer(
@@ -479,7 +321,7 @@ def _solve(free: _Free, wishes: list[list[_Wish]]) -> Floats | None:
         if found.status != 0:
             raise EquipoiseError(f"the solver stopped: {found.message}", "it must solve every layer", _NEXT_STEP)
         rows = vstack([rows, coo_array(cost[np.newaxis])])
-        most = np.append(most, found.fun + _AGREE * (1.0 + abs(found.fun)))
+        most = np.append(most, found.fun + AGREE * (1.0 + abs(found.fun)))
     return _cleaned(np.asarray(found.x[:num_places] * unit), free, _DUST * unit)
 
 
@@ -492,24 +334,3 @@ def _cleaned(received: Floats, free: _Free, dust: float) -> Floats:
         received[largest] = 0.0
         received[largest] = free.total[largest] - received[mine].sum()
     return received
-
-
-# --- one expert's tokens ------------------------------------------------------------------------------------------------------
-
-
-def _route(tokens: Floats, source: Floats, rank: Ints, node_of_rank: Ints) -> Floats:
-    """Route one expert's tokens [ranks] to its slots: [ranks, slots]; three rounds, from near to far."""
-    num_ranks = len(source)
-    routed = np.zeros((num_ranks, len(tokens)))
-    wanted, left = tokens.copy(), source.copy()
-    anywhere = np.ones(num_ranks, bool)
-    for is_far in range(3):
-        for i, r in enumerate(rank):
-            near = [np.arange(num_ranks) == r, node_of_rank == node_of_rank[r], anywhere][is_far]
-            offer = np.where(near, left, 0.0)
-            taken = np.clip(wanted[i] - (np.cumsum(offer) - offer), 0.0, offer)
-            routed[:, i] += taken
-            left -= taken
-            wanted[i] = max(wanted[i] - taken.sum(), 0.0)
-    routed[:, np.argmax(tokens)] += left
-    return routed

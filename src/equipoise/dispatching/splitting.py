@@ -11,15 +11,8 @@ import numpy.typing as npt
 from equipoise import metrics
 from equipoise.arrays import frozen
 from equipoise.cluster import Cluster
-from equipoise.dispatching.preferring import (
-    crossings,
-    prefer_near,
-    prefer_near_then_previous,
-    prefer_previous,
-    route_sources,
-    share_sources,
-    spread_sources,
-)
+from equipoise.dispatching.preferring import prefer_near, prefer_near_then_previous, prefer_previous
+from equipoise.dispatching.routing import crossings, route_sources, share_sources, spread_sources
 from equipoise.dispatching.tokens import round_tokens
 from equipoise.errors import ArgumentError, InvalidPlacementError
 from equipoise.kernels.scoring import add_up_ranks

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from equipoise.cluster import Cluster
-from equipoise.dispatching.preferring import crossings, spread_sources
+from equipoise.dispatching.routing import crossings, spread_sources
 from equipoise.errors import ArgumentError
 from equipoise.kernels.types import Floats
 from equipoise.placement import ABSENT, Placement

@@ -68,7 +68,7 @@ class Layer:
 
     @property
     def num_ranks(self) -> int:
-        """Ranks that are up."""
+        """Ranks with slots for this layer."""
         return len(self.slot_counts)
 
     @property

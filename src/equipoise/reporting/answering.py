@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from equipoise.reporting.report import Answer, Balance, Figure, PlacementBalance, PolicyLine, Timeline
 
 
@@ -10,7 +12,8 @@ def answer(balance: Balance, timeline: Timeline | None, ranks: int, locality: st
     before, after = balance.placements[0], balance.placements[-1]
     figures = [_about(before, "before"), _about(after, "after"), _about_bound(balance.bound, locality)]
     upcoming = () if timeline is None else _upcoming(timeline)
-    figures.extend(upcoming)
+    figures.extend(figure for _, figure in upcoming)
+    figures.extend(() if timeline is None else _kept(after, timeline))
     now = (
         f"The slowest of {ranks} ranks sets the pace: with {before.name} {share(before.balancedness)} of GPU time is useful, "
         f"with {after.name} {share(after.balancedness)}"
@@ -25,11 +28,15 @@ def share(value: float) -> str:
     return "-" if value != value else f"{100 * value:.2f}\u00a0%"
 
 
-def _ending(upcoming: tuple[Figure, ...]) -> str:
+def _ending(upcoming: Sequence[tuple[PolicyLine, Figure]]) -> str:
+    """Say what to expect; policies plan anew, so these are no promise of the placement above."""
     if not upcoming:
         return "; what holds on the next window this load cannot tell"
-    words = {"next": "on the next window expect", "optimal": "with optimal dispatch"}
-    return "; " + ", ".join(f"{words[figure.key]} {share(figure.value)}" for figure in upcoming)
+    found = []
+    for line, figure in upcoming:
+        how = "with optimal dispatch " if figure.key == "optimal" else ""
+        found.append(f"{how}{share(figure.value)} ({line.name}, {line.moves_in_all:,} moves in all)")
+    return f"; planned anew before each window, expect on the next {', '.join(found)}"
 
 
 def _about(placement: PlacementBalance, key: str) -> Figure:
@@ -44,7 +51,16 @@ def _about_bound(bound: float, locality: str) -> Figure:
     return Figure("bound", bound, meaning, "bound")
 
 
-def _upcoming(timeline: Timeline) -> tuple[Figure, ...]:
+def _kept(after: PlacementBalance, timeline: Timeline) -> list[Figure]:
+    """Return what the placement itself reaches window by window, where it was replayed."""
+    planned = after.scored == "in-sample"
+    told = "which it was planned on" if planned else "whether it was planned on them is not known"
+    meaning = f"mean over windows with {after.name} kept as it is, without moves; {told}"
+    lines = [line for line in timeline.policies if line.is_fixed and line.name == after.name and line.mean == line.mean]
+    return [Figure("kept", line.mean, meaning, after.scored) for line in lines if not line.failure]
+
+
+def _upcoming(timeline: Timeline) -> tuple[tuple[PolicyLine, Figure], ...]:
     """Return what the best policy reached on windows that it had not seen: with its split as planned, and with optimal ones."""
     planned = [line for line in timeline.policies if not line.is_fixed and not line.failure and line.mean == line.mean]
     split = [line for line in planned if is_optimal(line, timeline)]
@@ -53,8 +69,11 @@ def _upcoming(timeline: Timeline) -> tuple[Figure, ...]:
     for key, lines, how in (("next", usual, ""), ("optimal", split, ", every window split optimally over the replicas")):
         if lines:
             best = max(lines, key=lambda line: line.mean)
-            meaning = f"mean over windows that {best.name} had not seen when it planned{how}; the best of the policies replayed"
-            found.append(Figure(key, best.mean, meaning, "next-window"))
+            meaning = (
+                f"mean over windows that {best.name}, planned anew before each with {best.moves_in_all:,} moves in all, had "
+                f"not seen{how}; the best of the policies replayed"
+            )
+            found.append((best, Figure(key, best.mean, meaning, "next-window")))
     return tuple(found)
 
 

@@ -11,11 +11,19 @@ from equipoise.placement import Placement
 from equipoise.planning.planner import DISPATCHES
 from equipoise.simulating.policies import Policy
 
-POLICIES = ("last", "auto", "auto,dispatch=optimal")
-"""What is replayed where nothing else is asked: the last window's plan, the best forecast, and that with batches split."""
+POLICIES = ("last", "auto", "auto,planned_for=optimal,dispatch=optimal")
+"""What is replayed where nothing else is asked: the last window's plan, the best forecast, and that with optimal splits."""
+
+_STRICT_POLICIES = (*POLICIES[:2], "auto,dispatch=optimal")
+"""The same under strict locality, where nothing plans for optimal splits."""
 
 Omissions = list[tuple[str, str]]
 """Parts that are left out, and why."""
+
+
+def default_policies(locality: str) -> tuple[str, ...]:
+    """Return what is replayed under a rule of locality where nothing else is asked."""
+    return _STRICT_POLICIES if locality == "strict" else POLICIES
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +44,7 @@ class Asked:
     num_groups, locality, effort, dispatch, seed
         As for :func:`equipoise.plan`; under ``dispatch="optimal"`` balance is that of loads split optimally.
     policies : tuple of str or Policy
-        What is replayed, as for :func:`equipoise.simulate`.
+        What is replayed, as for :func:`equipoise.simulate`; default: :func:`default_policies`.
     expert_bytes : float, optional
         Size of one expert of one layer.
     engine : str, optional
@@ -54,7 +62,7 @@ class Asked:
     effort: str = "default"
     dispatch: str = "equal"
     seed: int = 0
-    policies: tuple[str | Policy, ...] = POLICIES
+    policies: tuple[str | Policy, ...] = ()
     expert_bytes: float | None = None
     engine: str | None = None
     hidden_layers: int | None = None
@@ -66,6 +74,7 @@ class Asked:
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "policies", self.policies or default_policies(self.locality))
         check_choice("dispatch", self.dispatch, DISPATCHES)
         check_seed(self.seed)
         if self.engine is not None:

@@ -89,34 +89,48 @@ def _layer_times(placement: Placement, load: Floats, dispatch: str) -> tuple[Flo
 def draw_maps(trace: LoadTrace, named: Sequence[NamedPlacement], asked: Asked) -> tuple[HeatMap, ...]:
     """Return the maps of experts' tokens, and of ranks' time before and after."""
     load = trace.sum()
-    found = [_map("experts", "Tokens of each expert", "expert", load.astype(np.float64))]
+    found = [_map("experts", "Tokens of each expert", "expert", _over_mean(load))]
     for key, one in (("before", named[0]), ("after", named[-1])):
-        times = _rank_load(one.placement, load, asked.dispatch) / np.asarray(one.placement.cluster.rank_speeds)
+        times = _over_ideal(one.placement, load, asked.dispatch)
         found.append(_map(key, f"Time of each rank, {key}: {one.name}", "rank", times))
     return tuple(found)
 
 
-def _map(key: str, what: str, columns: str, values: Floats) -> HeatMap:
-    mean = values.mean(axis=1, keepdims=True)
-    over_mean = np.divide(values, mean, out=np.zeros_like(values), where=mean > 0)
-    small, rows_each, columns_each = shrink_map(over_mean)
+def _over_ideal(placement: Placement, load: Floats, dispatch: str) -> Floats:
+    """Return each rank's time over its layer's ideal time [layers, ranks]; nan for ranks that are down."""
+    speeds, alive = np.asarray(placement.cluster.rank_speeds), np.asarray(placement.cluster.alive)
+    rank_load = _rank_load(placement, load, dispatch)
+    ideal = rank_load.sum(axis=1, keepdims=True) / float(speeds[alive].sum())
+    return np.where(alive, _over(rank_load / speeds, ideal), np.nan)
+
+
+def _over(values: Floats, level: Floats) -> Floats:
+    """Return values over what they are where all is level; 0 for layers without load."""
+    return np.divide(values, level, out=np.zeros_like(values), where=level > 0)
+
+
+def _map(key: str, what: str, columns: str, over_level: Floats) -> HeatMap:
+    small, rows_each, columns_each = shrink_map(over_level)
     return HeatMap(
         key=key,
         what=what,
         columns=columns,
         values=tuple(numbers(row.round(3)) for row in small),
-        first_rows=tuple(range(0, values.shape[0], rows_each)),
-        first_columns=tuple(range(0, values.shape[1], columns_each)),
+        first_rows=tuple(range(0, over_level.shape[0], rows_each)),
+        first_columns=tuple(range(0, over_level.shape[1], columns_each)),
         rows_each=rows_each,
         columns_each=columns_each,
     )
 
 
+def _over_mean(load: Floats) -> Floats:
+    values = load.astype(np.float64)
+    return _over(values, values.mean(axis=1, keepdims=True))
+
+
 def find_hottest(trace: LoadTrace, after: Placement) -> tuple[HotExpert, ...]:
     """Return the experts with most load over their layer's mean, ties by layer and expert."""
-    load = trace.sum().astype(np.float64)
-    mean = load.mean(axis=1, keepdims=True)
-    over_mean = np.divide(load, mean, out=np.zeros_like(load), where=mean > 0)
+    over_mean = _over_mean(trace.sum())
     rank_of_slot = after.cluster.rank_of_slot
     found = []
     for place in np.argsort(-over_mean, axis=None, kind="stable")[:_HOTTEST]:

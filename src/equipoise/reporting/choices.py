@@ -29,6 +29,21 @@ def count_plans(trace: LoadTrace) -> int:
     return min(trace.num_steps, _MOST_TRIED) * (len(_SPARES) + 1)
 
 
+def slots_that_fit(cluster: Cluster, num_experts: int, locality: str) -> tuple[int, int]:
+    """Return the fewest and the most slots a rank, equal on all, that a plan can have.
+
+    Every expert needs a slot and no rank holds one twice; under strict locality both are so on each node.
+
+    >>> slots_that_fit(Cluster(8, 4, 4), 32, "strict")
+    (4, 8)
+    """
+    if locality != "strict":
+        return -(-num_experts // sum(cluster.alive)), num_experts
+    up = np.bincount(np.array(cluster.node_of_rank), weights=cluster.alive, minlength=cluster.num_nodes)
+    experts = num_experts // cluster.num_nodes
+    return -(-experts // max(int(up.min()), 1)), experts
+
+
 def weigh_slots(
     trace: LoadTrace,
     cluster: Cluster,
@@ -41,10 +56,10 @@ def weigh_slots(
         omissions.append(("redundancy against balance", "slots counts are weighed without a locality rule or a strict one"))
         return None
     tried = trace.last(min(trace.num_steps, _MOST_TRIED)) if trace.is_in_order else LoadTrace(trace.sum(), trace.layer_ids)
-    least = -(-trace.num_experts // sum(cluster.alive))
+    least, most = slots_that_fit(cluster, trace.num_experts, asked.locality)
     own = int(cluster.slot_counts.max())
     counts = sorted({least + spare for spare in _SPARES} | {own})
-    clusters = [replace(cluster, slots_per_rank=count) for count in counts if least <= count <= trace.num_experts]
+    clusters = [replace(cluster, slots_per_rank=count) for count in counts if least <= count <= most]
     try:
         scores = compare_redundancy(
             tried,

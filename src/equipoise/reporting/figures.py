@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import accumulate
+from textwrap import wrap
 from typing import Any
 
 from equipoise.reporting.report import HeatMap, Losses, Report, Timeline
@@ -20,6 +21,13 @@ _LIMIT = "#7a7a7a"
 _MOST_NAMED_CHANGES = 8
 _MOST_CHANGES = 200
 _LONGEST_NAME = 16
+_BELOW_MAPS = 136
+"""Pixels for an axis, its title, and the bar of colours under both, however high the map."""
+
+_MOST_TICKS = 10
+_LINE = 18
+"""Letters of a line beside bars: on a phone half of the figure is left for these."""
+
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 _PERCENT = "%{y:.2f} %"
 
@@ -73,6 +81,11 @@ def _axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title}, "automargin": True, **more}
 
 
+def _whole(span: float) -> dict[str, Any]:
+    """Return what keeps an axis of numbers 0 to ``span`` from ticks between whole ones."""
+    return {"nticks": int(max(1, min(_MOST_TICKS, span))), "tickformat": ",d"}
+
+
 def _layers(report: Report) -> Figure:
     balance = report.balance
     names = [f"before: {balance.placements[0].name}", *(one.name for one in balance.placements[1:-1])]
@@ -94,17 +107,20 @@ def _layers(report: Report) -> Figure:
 
 def _top(cells: Sequence[float], part: float) -> float:
     """Return where colours end: what ``part`` of the cells stay within, and the mean at least."""
-    ordered = sorted(cells)
-    return max(1.0, ordered[int(part * (len(ordered) - 1))])
+    ordered = sorted(cell for cell in cells if cell == cell)
+    return max(1.0, ordered[int(part * (len(ordered) - 1))]) if ordered else 1.0
 
 
 def _map(found: HeatMap, layer_ids: Sequence[int], top: float) -> Figure:
     rows = [str(layer_ids[row]) for row in found.first_rows]
+    level = "the layer's mean" if found.key == "experts" else "the ideal time"
+    last = found.first_columns[-1] + found.columns_each
     return {
         "data": [
             {
                 "type": "heatmap",
-                "z": [list(row) for row in found.values],
+                "z": [[None if cell != cell else cell for cell in row] for row in found.values],
+                "hoverongaps": False,
                 "x0": 0,
                 "dx": found.columns_each,
                 "y": rows,
@@ -113,17 +129,20 @@ def _map(found: HeatMap, layer_ids: Sequence[int], top: float) -> Figure:
                 "colorscale": "Cividis",
                 "colorbar": {
                     "orientation": "h",
-                    "y": -0.18,
-                    "yanchor": "top",
+                    "yref": "container",
+                    "y": 0,
+                    "yanchor": "bottom",
+                    "ypad": 4,
                     "thickness": 12,
-                    "title": {"text": "times the layer's mean", "side": "bottom"},
+                    "title": {"text": f"times {level}", "side": "bottom"},
                 },
-                "hovertemplate": f"layer %{{y}}, {found.columns} %{{x}}: %{{z:.3f}} of the mean<extra></extra>",
+                "hovertemplate": f"layer %{{y}}, {found.columns} %{{x}}: %{{z:.3f}} of {level}<extra></extra>",
             }
         ],
         "layout": {
-            "height": min(620, 260 + 6 * len(rows)),
-            "xaxis": _axis(found.columns),
+            "height": min(680, 300 + 6 * len(rows)),
+            "margin": {"b": _BELOW_MAPS},
+            "xaxis": _axis(found.columns, **_whole(last)),
             "yaxis": _axis("layer", type="category", autorange="reversed", nticks=16),
         },
     }
@@ -152,7 +171,9 @@ def _timeline(timeline: Timeline) -> Figure:
             "height": 560,
             "hovermode": "x unified",
             "legend": _LEGEND,
-            "xaxis": _axis("window", anchor="y2"),
+            "xaxis": _axis(
+                "window", anchor="y2", **_whole(timeline.windows[-1] - timeline.windows[0] if timeline.windows else 1)
+            ),
             "yaxis": _axis("balance, %", domain=[0.4, 1]),
             "yaxis2": _axis("moves", domain=[0, 0.28], rangemode="tozero"),
             "shapes": shapes,
@@ -176,7 +197,7 @@ def _marks(timeline: Timeline) -> tuple[list[dict[str, Any]], list[dict[str, Any
 
 def _losses(losses: Losses) -> Figure:
     total = losses.total or 1.0
-    terms = [term.meaning for term in losses.terms]
+    terms = ["<br>".join(wrap(term.meaning, _LINE)) for term in losses.terms]
     steps = [round(100 * term.tokens / total, 4) for term in losses.terms]
     highest = max(accumulate(steps))
     return {
@@ -198,7 +219,7 @@ def _losses(losses: Losses) -> Figure:
             }
         ],
         "layout": {
-            "height": 340,
+            "height": 380,
             "showlegend": False,
             "xaxis": _axis("time of the slowest ranks, %", range=[0, round(1.15 * highest, 2)]),
             "yaxis": _axis("", autorange="reversed"),
@@ -243,7 +264,7 @@ def _moves(report: Report) -> Figure:
         "layout": {
             "height": 380,
             "legend": _LEGEND,
-            "xaxis": _axis("moves over all layers"),
+            "xaxis": _axis("moves over all layers", **_whole(total[-1])),
             "yaxis": _axis("balance, in-sample, %"),
         },
     }

@@ -18,7 +18,7 @@ from equipoise.reporting.answering import answer
 from equipoise.reporting.asked import Asked, NamedPlacement, Omissions
 from equipoise.reporting.balances import draw_maps, find_hottest, weigh
 from equipoise.reporting.choices import count_plans, weigh_moves, weigh_slots
-from equipoise.reporting.replays import MOST_EXPLAINED, check_simulation, has_windows, replay
+from equipoise.reporting.replays import MOST_EXPLAINED, check_simulation, has_windows, replay, what_was_not_compared
 from equipoise.reporting.report import Loading, Making, Report, Shape, Source
 from equipoise.simulating.results import Simulation
 from equipoise.trace import LoadTrace
@@ -69,7 +69,7 @@ def gather(
     >>> made = plan(trace, Cluster(2, 3)).placement
     >>> report = gather(trace, [NamedPlacement("this plan", made, is_planned=True)], Asked(policies=("last",)))
     >>> report.timeline.policies[0].name, [round(figure.value, 3) for figure in report.answer.figures]
-    ('last', [0.923, 0.96, 1.0, 0.8])
+    ('last', [0.923, 0.96, 1.0, 0.8, 0.889])
     """
     asked = asked or Asked()
     named = _with_before(trace, placements)
@@ -93,7 +93,7 @@ def gather(
         losses=losses,
         redundancy=redundancy,
         moves=moves,
-        making=_making(trace, asked),
+        making=_making(trace, asked, what_was_not_compared(simulation)),
         loading=tuple(_loading(engine, trace, after, asked) for engine in ([asked.engine] if asked.engine else _ENGINES)),
         omissions=tuple(omissions),
     )
@@ -156,7 +156,7 @@ def fingerprint(trace: LoadTrace) -> str:
     return digest.hexdigest()
 
 
-def _making(trace: LoadTrace, asked: Asked) -> Making:
+def _making(trace: LoadTrace, asked: Asked, notes: tuple[str, ...]) -> Making:
     return Making(
         command=asked.command,
         versions=(
@@ -171,7 +171,7 @@ def _making(trace: LoadTrace, asked: Asked) -> Making:
             tokens=float(trace.sum().sum(dtype=np.float64)),
             is_in_order=trace.is_in_order,
             fingerprint=fingerprint(trace),
-            findings=(*(() if trace.origin is None else trace.origin.remarks), *inspect_trace(trace).findings),
+            findings=(*(() if trace.origin is None else trace.origin.remarks), *inspect_trace(trace).findings, *notes),
         ),
         seed=asked.seed,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from importlib import import_module
 from os import PathLike
@@ -15,10 +14,9 @@ from equipoise.files.atomic import whole_file
 from equipoise.reporting.answering import share
 from equipoise.reporting.figures import draw
 from equipoise.reporting.report import Report
+from equipoise.reporting.unseen import visible
 
 _PAGE = Path(__file__).parent / "page"
-_UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What no page may hold: control characters, and halves of surrogate pairs, as names of files may."""
 
 
 def check_extra() -> None:
@@ -108,7 +106,7 @@ def _visible(value: Any) -> Any:
         return {key: _visible(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_visible(item) for item in value]
-    return _UNSEEN.sub("\ufffd", value) if isinstance(value, str) else value
+    return visible(value) if isinstance(value, str) else value
 
 
 def _at(found: Any, path: str) -> Any:

@@ -13,7 +13,9 @@ from equipoise.reporting.asked import Asked, NamedPlacement, Omissions
 from equipoise.reporting.report import DomainChange, Losses, LossTerm, PolicyLine, Timeline, numbers
 from equipoise.reporting.shrinking import shrink_line
 from equipoise.simulating.explaining import MEANINGS, Chain, explain
-from equipoise.simulating.policies import FixedPolicy, PlannedPolicy, Policy, check_fits, make_policy
+from equipoise.simulating.fingerprints import fingerprint_windows
+from equipoise.simulating.naming import make_policy
+from equipoise.simulating.policies import FixedPolicy, PlannedPolicy, Policy, check_fits
 from equipoise.simulating.replaying import simulate
 from equipoise.simulating.results import PolicyResult, Simulation, paired_difference
 from equipoise.trace import LoadTrace
@@ -23,7 +25,9 @@ MOST_EXPLAINED = 200
 
 
 def check_simulation(simulation: Simulation, trace: LoadTrace, cluster: Cluster) -> None:
-    """Refuse a simulation of other windows, ranks, layers or loads than these, and name the first that differs.
+    """Refuse a simulation of other windows, ranks, slots, layers or loads than these, and name the first that differs.
+
+    Of files written before slots and fingerprints were kept, what they have is compared.
 
     Raises
     ------
@@ -35,6 +39,9 @@ def check_simulation(simulation: Simulation, trace: LoadTrace, cluster: Cluster)
         raise ArgumentError("the simulation has no policy that went all the way", "one at least must have", "simulate again")
     _same(simulation.num_windows, trace.num_steps - 1, "scored windows", "the load has that many after its first:")
     _same(simulation.num_ranks, cluster.num_ranks, "ranks", "the placement has")
+    slots = {simulation.num_slots, *(result.num_slots for result in whole)}
+    if cluster.num_slots not in slots:
+        _same(simulation.num_slots or whole[0].num_slots, cluster.num_slots, "slots", "the placement has")
     speeds = np.asarray(cluster.rank_speeds)[np.asarray(cluster.alive)]
     ideal = trace.load[1:].sum(axis=(0, 2), dtype=np.float64) / float(speeds.sum())
     for result in whole:
@@ -48,6 +55,12 @@ def check_simulation(simulation: Simulation, trace: LoadTrace, cluster: Cluster)
                 f"this load has {ideal[layer]:,.10g} there, so it is of another trace, or of other windows or speeds",
                 "simulate this load with the same --window, or leave --simulation out",
             )
+    if simulation.fingerprint and simulation.fingerprint != (own := fingerprint_windows(trace.load)):
+        raise ArgumentError(
+            f"the simulation met windows with the fingerprint {simulation.fingerprint}",
+            f"those of this load have {own}: layers add up to the same, but experts or the order of windows differ",
+            "simulate this load with the same --window, or leave --simulation out",
+        )
 
 
 def _same(found: int, expected: int, what: str, rule: str) -> None:
@@ -55,7 +68,7 @@ def _same(found: int, expected: int, what: str, rule: str) -> None:
         raise ArgumentError(
             f"the simulation has {found} {what}",
             f"{rule} {expected}",
-            "simulate this load with the same --window and --ranks, or leave --simulation out",
+            "simulate this load with the same --window, --ranks and --slots, or leave --simulation out",
         )
 
 
@@ -82,6 +95,16 @@ def replay(
     names = {one.name for one in planned}
     losses = _losses(trace, cluster, planned, simulation, asked, omissions, progress)
     return _timeline(trace, simulation, names), losses
+
+
+def what_was_not_compared(simulation: Simulation | None) -> tuple[str, ...]:
+    """Say what a simulation's file is too old to tell."""
+    if simulation is None or simulation.fingerprint:
+        return ()
+    return (
+        "the simulation's file is too old to hold a fingerprint: windows, ranks, slots and tokens a layer were compared, but "
+        "not experts and the order of windows; simulate again to be sure",
+    )
 
 
 def has_windows(trace: LoadTrace) -> bool:
@@ -149,6 +172,7 @@ def _policy_line(result: PolicyResult, first: PolicyResult, is_fixed: bool) -> P
         fifth_percentile=result.mean_fifth_percentile,
         worst_layer=result.mean_worst_layer,
         moves_per_window=float(result.moves.mean()) if result.moves.size else 0.0,
+        moves_in_all=int(result.moves.sum()),
         gain=gain.mean,
         gain_low=gain.low,
         gain_high=gain.high,

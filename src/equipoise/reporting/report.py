@@ -93,8 +93,9 @@ class Balance:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A load by layer (rows) and expert or rank (columns), each over the mean of its layer: 1 is level.
+    """A load by layer (rows) and expert or rank (columns); 1 is level.
 
+    Experts' tokens are over the mean of their layer, ranks' times over its ideal time, nan where a rank is down.
     Where a load is larger than what is drawn, a cell is the largest of ``rows_each`` x ``columns_each``.
     """
 
@@ -123,8 +124,8 @@ class HotExpert:
 class PolicyLine:
     """One policy on windows that it had not seen (docs/semantics.md, 6).
 
-    ``balancedness`` and ``moves``, the replicas received before a window, are [points] of the timeline; ``gain`` is against
-    the first policy, with its 95 % interval.
+    ``balancedness`` and ``moves``, the replicas received before a window, are [points] of the timeline; ``moves_in_all`` are
+    those of all windows; ``gain`` is against the first policy, with its 95 % interval.
     """
 
     name: str
@@ -135,6 +136,7 @@ class PolicyLine:
     fifth_percentile: float
     worst_layer: float
     moves_per_window: float
+    moves_in_all: int
     gain: float
     gain_low: float
     gain_high: float

@@ -19,14 +19,14 @@ MOST_STEPS = 200
 def shrink_map(values: Floats) -> tuple[Floats, int, int]:
     """Return a map [rows, columns] of at most MOST_ROWS x MOST_COLUMNS cells, and how many rows and columns a cell stands for.
 
-    A cell is the largest of its block, so that what stands out still does.
+    A cell is the largest of its block, so that what stands out still does; nan where nothing of its block is known.
 
     >>> shrink_map(np.arange(1200.0)[np.newaxis])[0].shape
     (1, 400)
     """
     rows, columns = (-(-size // most) for size, most in zip(values.shape, (MOST_ROWS, MOST_COLUMNS), strict=True))
-    small = np.maximum.reduceat(values, np.arange(0, values.shape[0], rows), axis=0)
-    return np.maximum.reduceat(small, np.arange(0, values.shape[1], columns), axis=1), rows, columns
+    small = np.fmax.reduceat(values, np.arange(0, values.shape[0], rows), axis=0)
+    return np.fmax.reduceat(small, np.arange(0, values.shape[1], columns), axis=1), rows, columns
 
 
 def shrink_line(values: Floats, most: int = MOST_POINTS) -> tuple[Floats, int]:

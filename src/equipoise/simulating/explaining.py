@@ -21,7 +21,8 @@ from equipoise.planning.layers import plan_layers
 from equipoise.planning.locality import pair_groups
 from equipoise.planning.problem import Problem, make_problem
 from equipoise.planning.replicas import greedy_replicas
-from equipoise.simulating.policies import PlannedPolicy, Policy, make_policies
+from equipoise.simulating.naming import make_policies
+from equipoise.simulating.policies import PlannedPolicy, Policy
 from equipoise.simulating.replaying import Met, Windows, simulate
 
 Level = Literal["rank", "slot"]

@@ -18,7 +18,9 @@ from equipoise.errors import ArgumentError, EquipoiseError
 from equipoise.kernels.scoring import add_up_active, add_up_ranks, audit, count_received
 from equipoise.kernels.types import Floats
 from equipoise.placement import Placement
-from equipoise.simulating.policies import Actor, FixedPolicy, PlannedPolicy, Policy, check_fits, make_policies
+from equipoise.simulating.fingerprints import Fingerprint
+from equipoise.simulating.naming import make_policies
+from equipoise.simulating.policies import Actor, FixedPolicy, PlannedPolicy, Policy, check_fits
 from equipoise.simulating.results import PolicyResult, Simulation
 from equipoise.simulating.rules import Rule, Served, make_rule
 from equipoise.simulating.timing import TimeModel, make_time_model
@@ -63,7 +65,7 @@ def simulate(
     cluster : Cluster
         The ranks; a policy may have other slots on them.
     policies : sequence of str, Policy or Placement
-        ``auto,every=4,effort=fast`` and so on (:func:`equipoise.simulating.policies.make_policy`); a placement is kept for
+        ``auto,every=4,effort=fast`` and so on (:func:`equipoise.simulating.naming.make_policy`); a placement is kept for
         the whole trace.
     dispatch : "equal", "hash", "round_robin", "nearest", "optimal" or "batch:1"
         How an expert's tokens are split over its replicas, where a policy does not say. Under ``batch:n`` policies plan for n
@@ -107,8 +109,10 @@ def simulate(
     made = make_policies(policies)
     _check_length(getattr(trace, "num_steps", None), made)
     runs: list[_Run] = []
+    met = Fingerprint()
     window = -1
     for window, load in enumerate(_checked(trace)):
+        met.add(load)
         if window == 0:
             runs = _begin(made, setting, load.shape)
         for run in runs:
@@ -123,6 +127,8 @@ def simulate(
         dispatch=dispatch,
         time_model=setting.time_model.name,
         policies=tuple(run.result() for run in runs),
+        num_slots=cluster.num_slots,
+        fingerprint=str(met),
     )
 
 

@@ -143,6 +143,8 @@ class Simulation:
     """Several policies on the same windows.
 
     ``num_windows`` are those scored; the one before them was history only. ``dispatch`` and ``time_model`` are names.
+    ``num_slots`` are those of the cluster, over all ranks, and ``fingerprint`` is that of all windows; 0 and empty in files
+    written before these were kept.
     """
 
     num_windows: int
@@ -150,6 +152,8 @@ class Simulation:
     dispatch: str
     time_model: str
     policies: tuple[PolicyResult, ...]
+    num_slots: int = 0
+    fingerprint: str = ""
 
     def policy(self, name: str) -> PolicyResult:
         """Return the result of a policy by name."""
@@ -180,6 +184,8 @@ class Simulation:
             num_ranks=self.num_ranks,
             dispatch=self.dispatch,
             time_model=self.time_model,
+            num_slots=self.num_slots,
+            fingerprint=self.fingerprint,
             policies=[PolicyRecord(**{name: _plain(getattr(p, name)) for name in _WRITTEN}) for p in self.policies],
         )
 
@@ -190,13 +196,15 @@ class Simulation:
         Raises
         ------
         FileError
-            When the file cannot be read, or is no simulation of a version this equipoise knows.
+            When the file cannot be read, is no simulation of a version this equipoise knows, or holds what no simulation finds.
         """
         found = read_simulation(path)
         results = tuple(
             PolicyResult(**{name: _array(name, getattr(record, name)) for name in _WRITTEN}) for record in found.policies
         )
-        return cls(found.num_windows, found.num_ranks, found.dispatch, found.time_model, results)
+        return cls(
+            found.num_windows, found.num_ranks, found.dispatch, found.time_model, results, found.num_slots, found.fingerprint
+        )
 
 
 _WRITTEN = tuple(field.name for field in fields(PolicyResult) if field.name != "milliseconds")

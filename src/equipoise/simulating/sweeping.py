@@ -17,7 +17,8 @@ from joblib import Parallel, delayed
 from equipoise.cluster import Cluster
 from equipoise.errors import ArgumentError, FileError, unreadable
 from equipoise.placement import Placement
-from equipoise.simulating.policies import FixedPolicy, PlannedPolicy, Policy, make_policies
+from equipoise.simulating.naming import make_policies
+from equipoise.simulating.policies import FixedPolicy, PlannedPolicy, Policy
 from equipoise.simulating.replaying import simulate
 from equipoise.simulating.results import Simulation
 from equipoise.simulating.timing import TimeModel, make_time_model

@@ -139,7 +139,8 @@ def make_trigger(given: str | Trigger) -> Trigger:
     except ValueError:
         threshold = np.nan
     if name not in _TRIGGERS or not 0.0 <= threshold <= 1.0:
-        near = "" if name in _TRIGGERS else suggestion(name, ("always", *_TRIGGERS))
+        names = ("always", *_TRIGGERS)
+        near = "" if name in names else suggestion(name, names)
         raise ArgumentError(
             f"trigger is {given!r}",
             "it must be always, below:B or gain:G with a share in [0, 1]",
