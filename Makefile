@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
+KERNELS_RUN_IN := $(addprefix tests/,kernels planning dispatching migrating forecasting simulating controlling plugins)
 PINS := build/venv-pins
 PINS_CACHE := $(CURDIR)/build/pins-cache
 DEMO_LOAD := src/equipoise/data/gpt-oss-20b-decode.npz
@@ -15,9 +16,9 @@ demo: $(VENV)/.ready ## the main job on the load that ships
 	@$(BIN)/equipoise inspect $(DEMO_LOAD)
 	@$(BIN)/equipoise plan $(DEMO_LOAD) --ranks 8 --slots 40 --out $(DEMO_OUT)
 
-test: $(VENV)/.ready-dev ## the whole suite on two cores, once kernels are compiled; beside it its fast part, interpreted
+test: $(VENV)/.ready-dev ## the whole suite on two cores, once kernels are compiled; beside it the fast part of what runs kernels, interpreted
 	@mkdir -p build
-	@NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -m "not compiled and not machines and not engines and not browser" > build/interpreted.log 2>&1 & beside=$$!; \
+	@NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -m "not compiled and not machines and not engines and not browser" $(KERNELS_RUN_IN) > build/interpreted.log 2>&1 & beside=$$!; \
 	$(BIN)/equipoise warmup; \
 	$(BIN)/pytest -q -n 2 --dist worksteal; compiled=$$?; \
 	wait $$beside; interpreted=$$?; \
