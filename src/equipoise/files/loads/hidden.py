@@ -61,10 +61,13 @@ def without_dense(load: npt.NDArray[Any], hints: Hints) -> tuple[npt.NDArray[Any
     ([[1, 2], [3, 4]], ('took the rows of the 2 layers named; the other 1 of 3 has no load',))
     """
     layers = hints.layer_ids
-    count = load.shape[-2] if load.ndim >= 2 else 0
+    count = load.shape[-2] if load.ndim >= 2 and load.dtype.kind in "iuf" else 0
     others = sorted(set(range(count)) - set(layers))
-    if not layers or count <= max(layers) or not others or any(load[..., row, :].any() for row in others):
+    if not layers or count <= max(layers) or not others:
         return load, ()
+    with np.errstate(all="ignore"):  # what is no number of tokens is refused later, by its place
+        if any(load[..., row, :].any() for row in others):
+            return load, ()
     have = "has" if len(others) == 1 else "have"
     remark = f"took the rows of the {len(layers)} layers named; the other {len(others)} of {count} {have} no load"
     return np.take(load, layers, axis=-2), (remark,)
