@@ -206,3 +206,15 @@ def test_a_long_trace_is_read_in_under_a_gigabyte(tmp_path, kind):
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
     assert int(done.stdout) * 1024 < 1e9
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((2, 3, 4), [("f0", "<f2"), ("f1", "<i4")]), np.full((2, 3, 4), "x"), np.full((2, 3, 4), np.nan, np.float16)],
+    ids=["structured", "text", "nan"],
+)
+def test_what_is_no_load_is_refused_with_layers_named_too(tmp_path, array):
+    """Whether rows are empty is asked of numbers only, so that the error names what is wrong with the array."""
+    np.save(tmp_path / "load.npy", array)
+    with pytest.raises(EquipoiseError):
+        LoadTrace.read(tmp_path / "load.npy", layer_ids=(1, 2))
